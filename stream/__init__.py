@@ -1,0 +1,1 @@
+"""Event-driven streaming inference and retraining."""

@@ -1,0 +1,190 @@
+"""The contracts: one frozen struct per topic. `schemas/` is generated from this file.
+
+Times are UTC epoch milliseconds (`*_at_ms`). A label is a boolean (binary, anomaly), a string (multiclass) or a
+number (regression). Fields are only ever added, with a default, so old and new workers read each other.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+__all__ = [
+    "TOPICS",
+    "DeadLetter",
+    "Drift",
+    "Event",
+    "Example",
+    "Explanation",
+    "Label",
+    "LabelRequest",
+    "LabelValue",
+    "ModelRef",
+    "Prediction",
+    "Release",
+    "Served",
+    "Source",
+    "Value",
+]
+
+Value = bool | int | float | str | None
+LabelValue = bool | float | str
+Identifier = Annotated[str, Meta(min_length=1, max_length=256)]
+EpochMs = Annotated[int, Meta(ge=0, le=4_102_444_800_000)]  # 1970 to 2100
+Count = Annotated[int, Meta(ge=0)]
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Something that happened to an entity, to be scored. The record's key is the entity id."""
+
+    event_id: Identifier
+    occurred_at_ms: EpochMs
+    features: dict[str, Value]
+
+
+class Label(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What turned out to be true of an event. The record's key is the event's own key (the entity id)."""
+
+    event_id: Identifier
+    label: LabelValue
+    labelled_at_ms: EpochMs
+    source: Annotated[str, Meta(min_length=1, max_length=64)] = "producer"
+
+
+class Source(msgspec.Struct, frozen=True, gc=False):
+    """The exact position of an input record."""
+
+    topic: str
+    partition: Count
+    offset: Count
+
+
+class ModelRef(msgspec.Struct, frozen=True, gc=False):
+    """The exact model: `version` is `<base>@<offset>`, the base model and the examples offset it had learned up to."""
+
+    name: str
+    version: str
+    slot: str = "champion"
+
+
+class Explanation(msgspec.Struct, frozen=True, gc=False):
+    """Additive contributions: `bias` + all contributions = the prediction on `scale`; only the largest are listed."""
+
+    scale: Literal["log_odds", "probability", "value"]
+    bias: float
+    contributions: list[tuple[str, float]]
+    rest: float = 0.0
+
+
+class Prediction(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """The answer to one event. All copies of one source position are byte-identical."""
+
+    event_id: str
+    prediction: Annotated[LabelValue | None, Meta(description="null only while a model knows no class yet")]
+    probabilities: dict[str, float] | None = None
+    score: Annotated[float | None, Meta(description="anomaly score; higher is stranger")] = None
+    uncertainty: Annotated[
+        float | None, Meta(description="0 certain to 1 (classes); half-width of a 90 % interval (regression)")
+    ] = None
+    model: ModelRef
+    source: Source
+    occurred_at_ms: int
+    scored_at_ms: Annotated[int, Meta(description="record timestamp of the event as the broker keeps it")]
+    explanation: Explanation | None = None
+    clipped: Annotated[list[str], Meta(description="features brought back to their declared range")] = []
+    duplicate_of: Annotated[Source | None, Meta(description="first event with the same event_id")] = None
+
+
+class Served(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """What one slot answered, kept until the label comes, with what the baselines knew at that moment."""
+
+    version: str
+    prediction: LabelValue | None
+    probabilities: dict[str, float] | None = None
+    score: float | None = None
+    persistence: LabelValue | None = None  # the last label learned when this was served
+    prior: LabelValue | None = None  # the majority class or the mean at that moment
+    prior_probabilities: dict[str, float] | None = None
+
+
+class Example(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """A joined event and label: the features frozen at prediction time, what was served, and the truth."""
+
+    event_id: str
+    entity_id: str
+    occurred_at_ms: int
+    features: dict[str, Value]
+    served: dict[str, Served]  # slot -> what it answered
+    label: LabelValue
+    label_source: str
+    labelled_at_ms: int
+    timing: Literal["on_time", "early", "default", "late", "correction"]
+    partition: Count  # the score partition that emitted this example ...
+    sequence: Count  # ... and its number there: 1, 2, 3, without gaps; repeats are skipped
+    event_source: Source
+    label_source_position: Source | None = None  # none when the label is the declared default
+    previous_label: LabelValue | None = None  # what a correction contradicts
+
+
+class Drift(msgspec.Struct, frozen=True, kw_only=True):
+    """The world changed. One message per episode; `drift_id` is the same after any crash."""
+
+    drift_id: str
+    pipeline: str
+    signal: str
+    detector: str
+    severity: float
+    examples_topic: str
+    from_offset: Count
+    to_offset: Count
+    detected_at_ms: int
+    segment: str | None = None
+
+
+class LabelRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Please tell us the truth about this event. The record's key is the entity id."""
+
+    event_id: str
+    features: dict[str, Value]
+    prediction: LabelValue | None
+    uncertainty: float | None
+    reason: str
+    expires_at_ms: int
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """The audit log: one record for each change of the model that serves."""
+
+    release_id: str
+    pipeline: str
+    action: Literal["released", "promoted", "rolled_back", "rejected"]
+    version: str
+    parent_version: str | None
+    decided_by: str
+    evidence: dict[str, float | int | str | bool | None]
+    decided_at_ms: int
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """The headers of a dead letter. Its key, value and timestamp are the original bytes, its own headers kept."""
+
+    topic: str
+    partition: Count
+    offset: Count
+    stage: Literal["score", "learn"]
+    code: str
+    message: Annotated[str, Meta(max_length=500, description="what was wrong; never quotes the payload")]
+
+
+TOPICS: dict[str, type[msgspec.Struct]] = {
+    "events": Event,
+    "labels": Label,
+    "predictions": Prediction,
+    "examples": Example,
+    "drifts": Drift,
+    "label_requests": LabelRequest,
+    "releases": Release,
+    "dead_letters": DeadLetter,
+}
