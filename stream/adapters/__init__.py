@@ -1,0 +1,1 @@
+"""One file per outside thing, `<technology>_<role>.py`; `memory.py` is the in-memory twin of every port."""

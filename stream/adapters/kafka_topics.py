@@ -1,0 +1,137 @@
+"""Topics: create what is missing, and say what is there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from confluent_kafka import Consumer, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
+
+from stream.errors import StartupRefused, Unavailable
+from stream.topics import DECLARATIONS, Topic, TopicNames
+
+__all__ = ["ClusterTopics", "FoundTopic", "KafkaTopics"]
+
+TIMEOUT_S = 15.0
+
+
+class FoundTopic(NamedTuple):
+    """One topic as the cluster has it; `topic_id` changes when a topic is deleted and made again."""
+
+    partitions: int
+    topic_id: str
+
+
+class ClusterTopics(NamedTuple):
+    cluster_id: str
+    topics: dict[str, FoundTopic]  # by bare name
+
+
+class KafkaTopics:
+    """The topics of one pipeline on one cluster. Calls block for at most 15 s each."""
+
+    def __init__(self, config: Mapping[str, Any], names: TopicNames) -> None:
+        self._config = dict(config)
+        self._admin = AdminClient(self._config)
+        self._names = names
+
+    def create(self, partitions: int, replication_factor: int, shards: int = 1) -> list[str]:
+        """Create the missing topics; return their bare names. Raises Unavailable, StartupRefused."""
+        existing = self.describe().topics
+        # Topics that exist decide: `labels` must match `events`, however many the settings ask for.
+        events = existing["events"].partitions if "events" in existing else partitions
+        counts = {"events": events, "shards": shards, "one": 1}
+        missing = [topic for topic in DECLARATIONS.values() if topic.name not in existing]
+        requests = [
+            NewTopic(
+                self._names[topic.name],
+                num_partitions=counts[topic.partitions],
+                replication_factor=replication_factor,
+                config=topic.configuration(),
+            )
+            for topic in missing
+        ]
+        if requests:
+            for name, future in self._admin.create_topics(requests, operation_timeout=TIMEOUT_S).items():
+                try:
+                    future.result(TIMEOUT_S)
+                except KafkaException as error:
+                    if error.args[0].name() != "TOPIC_ALREADY_EXISTS":
+                        raise StartupRefused("topic_not_created", f"{name}: {error}") from error
+        return [topic.name for topic in missing]
+
+    def describe(self) -> ClusterTopics:
+        """What exists of this pipeline's topics. Raises Unavailable."""
+        try:
+            metadata = self._admin.list_topics(timeout=TIMEOUT_S)
+            present = {bare: self._names[bare] for bare in DECLARATIONS if self._names[bare] in metadata.topics}
+            found: dict[str, FoundTopic] = {}
+            if present:
+                answers = self._admin.describe_topics(TopicCollection(list(present.values())))
+                by_name = {name: future.result(TIMEOUT_S) for name, future in answers.items()}
+                for bare, name in present.items():
+                    found[bare] = FoundTopic(len(by_name[name].partitions), str(by_name[name].topic_id))
+        except KafkaException as error:
+            raise Unavailable(f"Kafka at {self._config['bootstrap.servers']}: {error}") from error
+        return ClusterTopics(metadata.cluster_id or "", found)
+
+    def check(self) -> ClusterTopics:
+        """Raises StartupRefused when a topic is missing or partition counts do not fit."""
+        cluster = self.describe()
+        for name, topic in DECLARATIONS.items():
+            if name not in cluster.topics:
+                raise StartupRefused(
+                    "topic_missing", f"{self._names[name]} does not exist; `driftloop topics create` makes it"
+                )
+            self._check_count(cluster, topic)
+        return cluster
+
+    def _check_count(self, cluster: ClusterTopics, topic: Topic) -> None:
+        events = cluster.topics["events"].partitions
+        count = cluster.topics[topic.name].partitions
+        if topic.partitions == "events" and count != events:
+            raise StartupRefused(
+                "partition_counts_differ",
+                f"{self._names[topic.name]} has {count} partitions and {self._names['events']} has {events}; "
+                "an event and its label must meet in one partition: recreate it with equal counts",
+            )
+
+    def differing_settings(self) -> list[str]:
+        """Settings of existing topics that are not as declared, as sentences; a warning, not an error."""
+        resources = {
+            bare: ConfigResource(ConfigResource.Type.TOPIC, self._names[bare]) for bare in self.describe().topics
+        }
+        if not resources:
+            return []
+        answers = self._admin.describe_configs(list(resources.values()))
+        differing = []
+        for bare, resource in resources.items():
+            actual = answers[resource].result(TIMEOUT_S)
+            for key, wanted in DECLARATIONS[bare].configuration().items():
+                if key in actual and actual[key].value != wanted:
+                    differing.append(f"{self._names[bare]}: {key} = {actual[key].value}, declared {wanted}")
+        return differing
+
+    def offsets(self, topic: str, partition: int) -> tuple[int, int]:
+        """The log's start and end (exclusive). Raises Unavailable."""
+        consumer = Consumer({**self._config, "group.id": "driftloop-offsets", "enable.auto.commit": False})
+        deadline_s = time.monotonic() + TIMEOUT_S
+        where = TopicPartition(self._names[topic], partition)
+        try:
+            while True:
+                try:
+                    return consumer.get_watermark_offsets(where, timeout=TIMEOUT_S)  # type: ignore[no-any-return]
+                except KafkaException as error:  # a topic made a moment ago has no leader yet
+                    if time.monotonic() > deadline_s:
+                        raise Unavailable(f"offsets of {where.topic}-{partition}: {error}") from error
+                    time.sleep(0.05)
+        finally:
+            consumer.close()
+
+    def delete(self) -> None:
+        """Delete every topic of the pipeline (a reset; the events are gone)."""
+        present = [self._names[bare] for bare in self.describe().topics]
+        for future in self._admin.delete_topics(present).values() if present else ():
+            future.result(TIMEOUT_S)

@@ -1,0 +1,104 @@
+"""The live model of each shard in Redis: the snapshot, and what is said about it, change in one fenced call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import redis.asyncio as aioredis
+from redis.exceptions import RedisError
+
+from stream.errors import Conflict, Fenced, Unavailable
+from stream.ports import ShardModel
+
+__all__ = ["RedisControl", "RedisModelStore"]
+
+COMMIT = """
+local stored = redis.call('HMGET', KEYS[1], 'epoch', 'offset')
+if stored[1] ~= ARGV[1] then return {'FENCED', stored[1] or ''} end
+if stored[2] and tonumber(stored[2]) > tonumber(ARGV[3]) then return {'CONFLICT', stored[2]} end
+redis.call('HSET', KEYS[1], 'version', ARGV[2], 'offset', ARGV[3], 'snapshot', ARGV[4], 'status', ARGV[5])
+return {'OK'}
+"""
+
+
+class RedisModelStore:
+    """Fulfils `ports.ModelStore`. Committing the same offset again is harmless: equal offsets have equal content."""
+
+    def __init__(self, client: aioredis.Redis, pipeline: str) -> None:
+        self._client = client
+        self._pipeline = pipeline
+        self._commit = client.register_script(COMMIT)
+
+    def _key(self, shard: int) -> str:
+        return f"{{{self._pipeline}:model:{shard}}}:champion"
+
+    async def acquire(self, shard: int) -> ShardModel:
+        key = self._key(shard)
+        try:
+            async with self._client.pipeline(transaction=True) as pipe:
+                pipe.hincrby(key, "epoch", 1)
+                pipe.hget(key, "snapshot")
+                epoch, snapshot = await pipe.execute()
+        except RedisError as error:
+            raise _unavailable("acquire", error) from error
+        return ShardModel(int(epoch), snapshot)
+
+    async def commit(
+        self, shard: int, *, epoch: int, version: str, offset: int, snapshot: bytes, status: bytes
+    ) -> None:
+        try:
+            answer = await self._commit(keys=[self._key(shard)], args=[epoch, version, offset, snapshot, status])
+        except RedisError as error:
+            raise _unavailable("commit", error) from error
+        if answer[0] == b"FENCED":
+            raise Fenced(f"shard {shard}: epoch {epoch} is over, {answer[1].decode()} owns it")
+        if answer[0] == b"CONFLICT":
+            raise Conflict(f"shard {shard}: offset {offset} is behind the stored {answer[1].decode()}")
+
+    async def version(self, shard: int) -> str | None:
+        data = await self._field(shard, "version")
+        return data.decode() if data else None
+
+    async def snapshot(self, shard: int) -> bytes | None:
+        return await self._field(shard, "snapshot")
+
+    async def status(self, shard: int) -> bytes | None:
+        return await self._field(shard, "status")
+
+    async def _field(self, shard: int, name: str) -> bytes | None:
+        try:
+            return await self._client.hget(self._key(shard), name)  # type: ignore[misc, return-value]
+        except RedisError as error:
+            raise _unavailable(f"read {name}", error) from error
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+class RedisControl:
+    """Fulfils `ports.Control`: what a pipeline's name stands for."""
+
+    def __init__(self, client: aioredis.Redis, pipeline: str) -> None:
+        self._client = client
+        self._key = f"{{{pipeline}:control}}"
+
+    async def describe(self) -> Mapping[str, str]:
+        try:
+            stored = await self._client.hgetall(self._key)  # type: ignore[misc]
+        except RedisError as error:
+            raise _unavailable("describe", error) from error
+        return {key.decode(): value.decode() for key, value in stored.items()}
+
+    async def claim(self, values: Mapping[str, str]) -> Mapping[str, str]:
+        try:
+            async with self._client.pipeline(transaction=True) as pipe:
+                for name, value in values.items():
+                    pipe.hsetnx(self._key, name, value)
+                await pipe.execute()
+        except RedisError as error:
+            raise _unavailable("claim", error) from error
+        return await self.describe()
+
+
+def _unavailable(call: str, error: RedisError) -> Unavailable:
+    return Unavailable(f"Redis, {call}: {type(error).__name__}: {error}")

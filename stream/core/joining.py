@@ -1,0 +1,204 @@
+"""Labels meet their events.
+
+| a label is     | when                                                | what happens                                   |
+|----------------|-----------------------------------------------------|------------------------------------------------|
+| on time        | its event is remembered, within `wait`              | an example; it is learned                      |
+| early          | before its event                                    | kept (bounded), joined when the event comes    |
+| a duplicate    | the event has this very label already               | counted                                        |
+| a correction   | the event has another label already                 | the first stays learned; an example for archive|
+| late           | after `wait`, within `keep_late`, none came before  | an example for the archive, not learned        |
+| missing        | none within `wait`                                  | nothing, or an example with the default label  |
+| without event  | early, and the event never came                     | a dead letter                                  |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from stream.core.records import Record
+from stream.core.remembering import Remembered
+from stream.errors import RecordRejected
+from stream.messages import Example, Label, LabelValue, Served, Source
+from stream.pipeline import Pipeline
+from stream.ports import Commit
+
+if TYPE_CHECKING:
+    from stream.core.scoring import Meta
+
+__all__ = ["Joiner"]
+
+CHAMPION = "champion"
+SAME_EVENT_MAX = 4  # early labels kept for one event
+HINT = (
+    "no event with this event_id came to this partition in time; the commonest cause is a producer of events or "
+    "labels with another partitioner or another key"
+)
+
+
+class _Early(msgspec.Struct, array_like=True):
+    kept_at_ms: int
+    records: list[Record]  # more than one if they contradict each other; the first wins
+
+
+class Joiner:
+    """The label rules of one partition. `meta` is shared with the step that owns it."""
+
+    def __init__(self, pipeline: Pipeline, partition: int, meta: Meta, early: dict[str, bytes]) -> None:
+        rules = pipeline.labels
+        self._topic = f"{pipeline.name}."
+        self._partition = partition
+        self._meta = meta
+        self._names = [*pipeline.declared, *(feature.name for feature in pipeline.entity_features)]
+        self._wait_ms = rules.wait_ms
+        self._keep_ms = rules.wait_ms + rules.keep_late_ms
+        self._default: LabelValue | None = rules.default
+        self.has_default = rules.missing == "default"
+        self.first_due_ms = self._wait_ms if self.has_default else self._keep_ms
+        self._early_max = rules.early_max
+        self._early_wait_ms = rules.early_wait_ms
+        decode = msgspec.msgpack.Decoder(_Early).decode
+        kept = sorted(((decode(data), event_id) for event_id, data in early.items()), key=lambda e: e[0].records[0].offset)
+        self._early: dict[str, _Early] = {event_id: label for label, event_id in kept}  # oldest first
+
+    def count(self, name: str, by: int = 1) -> None:
+        counts = self._meta.counts
+        counts[name] = counts.get(name, 0) + by
+
+    def forget_at_ms(self, remembered: Remembered) -> int:
+        return remembered.occurred_at_ms + self._keep_ms
+
+    # -- a label whose event is remembered --------------------------------------------------------------------------
+
+    def join(self, label: Label, remembered: Remembered, record: Record, *, early: bool) -> Example | None:
+        """The example that a label makes of a remembered event, or None for a duplicate."""
+        previous = remembered.label
+        if previous is not None:
+            if previous == label.label:
+                self.count("duplicate_labels")
+                return None
+            timing: Any = "correction"
+        elif self._meta.watermark_ms > remembered.occurred_at_ms + self._wait_ms:
+            timing = "late"
+        else:
+            timing = "early" if early else "on_time"
+        if previous is None:
+            remembered.label = label.label
+        self.count(f"{timing}_labels")
+        return self._example(
+            label.event_id,
+            remembered,
+            label.label,
+            source=label.source,
+            labelled_at_ms=label.labelled_at_ms,
+            timing=timing,
+            position=Source(self._topic + "labels", self._partition, record.offset),
+            previous=previous,
+        )
+
+    def default(self, event_id: str, remembered: Remembered) -> Example | None:
+        """What is learned of an event that nobody labelled in time."""
+        if remembered.label is not None or self._default is None:
+            return None
+        remembered.label = self._default
+        remembered.labelled_by_default = True
+        self.count("default_labels")
+        return self._example(
+            event_id,
+            remembered,
+            self._default,
+            source="default",
+            labelled_at_ms=remembered.occurred_at_ms + self._wait_ms,
+            timing="default",
+        )
+
+    def _example(
+        self,
+        event_id: str,
+        remembered: Remembered,
+        label: LabelValue,
+        *,
+        source: str,
+        labelled_at_ms: int,
+        timing: Literal["on_time", "early", "default", "late", "correction"],
+        position: Source | None = None,
+        previous: LabelValue | None = None,
+    ) -> Example:
+        self._meta.example_sequence += 1
+        return Example(
+            event_id=event_id,
+            entity_id=remembered.entity_id,
+            occurred_at_ms=remembered.occurred_at_ms,
+            features=dict(zip(self._names, remembered.features, strict=True)),
+            served={
+                CHAMPION: Served(
+                    remembered.version,
+                    remembered.prediction,
+                    remembered.probabilities,
+                    remembered.score,
+                    remembered.persistence,
+                    remembered.prior,
+                    remembered.prior_probabilities,
+                )
+            },
+            label=label,
+            label_source=source,
+            labelled_at_ms=labelled_at_ms,
+            timing=timing,
+            partition=self._partition,
+            sequence=self._meta.example_sequence,
+            event_source=Source(self._topic + "events", self._partition, remembered.offset),
+            label_source_position=position,
+            previous_label=previous,
+        )
+
+    # -- a label before its event -----------------------------------------------------------------------------------
+
+    def keep_early(
+        self, record: Record, label: Label, commit: Commit
+    ) -> Iterator[tuple[RecordRejected, Record]]:
+        """Keep a label whose event is unknown; yields what must become a dead letter for it."""
+        event_id = label.event_id
+        kept = self._early.get(event_id)
+        if kept is None:
+            if not self._early_max:
+                yield RecordRejected("label_without_event", HINT), record
+                return
+            if len(self._early) >= self._early_max:
+                yield from self._drop(next(iter(self._early)), commit)
+            watermark_ms = self._meta.watermark_ms
+            kept = self._early[event_id] = _Early(watermark_ms if watermark_ms >= 0 else label.labelled_at_ms, [])
+        elif len(kept.records) >= SAME_EVENT_MAX or any(record.value == other.value for other in kept.records):
+            self.count("duplicate_labels")
+            return
+        self.count("labels_kept_early")
+        kept.records.append(record)
+        commit.early_set[event_id] = msgspec.msgpack.encode(kept)
+
+    def take_early(self, event_id: str, commit: Commit) -> list[Record]:
+        """The labels that waited for this event, in the order they came."""
+        kept = self._early.pop(event_id, None)
+        if kept is None:
+            return []
+        self._remove(event_id, commit)
+        return kept.records
+
+    def expire_early(self, watermark_ms: int, commit: Commit) -> Iterator[tuple[RecordRejected, Record]]:
+        """Early labels whose event did not come within `early_wait`; the oldest stand first."""
+        while self._early:
+            event_id, kept = next(iter(self._early.items()))
+            if kept.kept_at_ms + self._early_wait_ms >= watermark_ms:
+                return
+            yield from self._drop(event_id, commit)
+
+    def _drop(self, event_id: str, commit: Commit) -> Iterator[tuple[RecordRejected, Record]]:
+        self._remove(event_id, commit)
+        for record in self._early.pop(event_id).records:
+            yield RecordRejected("label_without_event", HINT), record
+
+    def _remove(self, event_id: str, commit: Commit) -> None:
+        # The commit removes first and sets after, so an id that comes back in the same batch stays.
+        commit.early_set.pop(event_id, None)
+        commit.early_remove.append(event_id)

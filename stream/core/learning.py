@@ -1,0 +1,259 @@
+"""The learn stage as a pure step: examples in, a better model and honest figures out.
+
+Each example is first judged (what was served, beside what two baselines knew at that moment), then learned. The state
+after an example depends only on the examples before it, so a crash replays from the last snapshot to the same model.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import river
+
+from stream.core.accelerating import compile_learner
+from stream.core.digest import state_digest
+from stream.core.evaluating import Baselines, Evaluation
+from stream.core.guarding import TreeBound, first_not_finite
+from stream.core.lean_pickle import dump_model, load_model
+from stream.core.records import Record
+from stream.core.scoring import dead_letter
+from stream.core.snapshot import Sealed, SnapshotHeader, seal, unseal
+from stream.errors import DriftloopError, RecordRejected, SnapshotRefused, UpdateRefused
+from stream.messages import Example, LabelValue
+from stream.pipeline import Pipeline, label_fits
+from stream.ports import Outgoing
+
+__all__ = ["LearnState", "LearnStep", "Serving", "base_of"]
+
+LEARNED = frozenset(("on_time", "early", "default"))
+BOUND_EVERY = 100  # examples between two looks at the size of the trees
+CHAMPION = "champion"
+
+_decode_example = msgspec.json.Decoder(Example).decode
+
+
+class Serving(msgspec.Struct, frozen=True):
+    """What a scorer needs beside the model: what the baselines know, and how wide the error is."""
+
+    persistence: LabelValue | None = None
+    prior: LabelValue | None = None
+    prior_probabilities: dict[str, float] | None = None
+    half_width: float | None = None
+
+
+class LearnState(msgspec.Struct):
+    """Everything beside the model that a snapshot carries."""
+
+    serving: Serving
+    evaluation: bytes
+    baselines: bytes
+    high_water: dict[int, int]  # score partition -> sequence of its last example
+    counts: dict[str, int]
+
+
+def base_of(model: Any) -> str:
+    """The name of a base model: its content, 8 hex digits of its state digest."""
+    return state_digest(model)[:8]
+
+
+class LearnStep:
+    """The state of one model shard and the step over its examples."""
+
+    def __init__(
+        self, pipeline: Pipeline, *, shard: int, keys: Sequence[bytes], configuration: str, window: int = 1_000,
+        extra_allowed: frozenset[str] = frozenset(),
+    ) -> None:  # fmt: skip
+        self._pipeline = pipeline
+        self._shard = shard
+        self._keys = list(keys)
+        self._configuration = configuration
+        self._extra_allowed = extra_allowed
+        self._evaluation = Evaluation(pipeline.task, window=window)
+        self._baselines = Baselines(pipeline.task)
+        self._high_water: dict[int, int] = {}
+        self.counts: dict[str, int] = {}
+        self.offset = 0  # of the next example
+        model = pipeline.build()
+        self.base = base_of(model)
+        self._use(model)
+        self._good = dump_model(self._model)
+        self._since_good: list[Example] = []
+
+    def _use(self, model: Any) -> None:
+        self._model = model
+        self._learner = compile_learner(model, self._pipeline.task)
+        self._bound = TreeBound(model, self._pipeline.limits.tree_leaves_max)
+
+    @property
+    def model(self) -> Any:
+        self._learner.sync()
+        return self._model
+
+    @property
+    def version(self) -> str:
+        return f"{self.base}@{self.offset}"
+
+    def restore(self, data: bytes) -> None:
+        """Go on from a snapshot. Raises SnapshotRefused."""
+        sealed = unseal(data, self._keys)
+        header = sealed.header
+        if header.pipeline != self._pipeline.name or header.shard != self._shard:
+            raise SnapshotRefused(
+                "snapshot_of_another_pipeline", f"it belongs to {header.pipeline!r}, shard {header.shard}"
+            )
+        if header.configuration != self._configuration:
+            raise SnapshotRefused(
+                "snapshot_of_another_configuration",
+                f"made with configuration {header.configuration}, this is {self._configuration}",
+            )
+        self._use(load_model(sealed.model, extra_allowed=self._extra_allowed))
+        state = _state_of(sealed)
+        self._evaluation = Evaluation.from_state(state.evaluation)
+        self._baselines = Baselines.from_state(state.baselines)
+        self._high_water = state.high_water
+        self.counts = state.counts
+        self.base, self.offset = header.base, header.offset
+        self._good, self._since_good = sealed.model, []
+
+    # -- the step --------------------------------------------------------------------------------------------------
+
+    def step(self, records: Sequence[Record]) -> list[Outgoing]:
+        """Judge and learn; returns dead letters, the same for the same records."""
+        out = []
+        for record in records:
+            try:
+                self._example(self._parse(record))
+            except RecordRejected as rejected:
+                self._count("dead_letters")
+                out.append(dead_letter(record, rejected, "learn", self._pipeline.name))
+            self.offset = record.offset + 1
+        return out
+
+    def _parse(self, record: Record) -> Example:
+        if not record.value:
+            raise RecordRejected("value_empty", "the record has no value")
+        try:
+            example = _decode_example(record.value)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise RecordRejected("example_invalid", "not an example as schemas/examples.json describes it") from None
+        if not label_fits(self._pipeline.task, example.label):
+            raise RecordRejected("label_type", f"the label does not fit the task {self._pipeline.task!r}")
+        return example
+
+    def _example(self, example: Example) -> None:
+        seen = self._high_water.get(example.partition, 0)
+        if example.sequence <= seen:
+            self._count("repeats")
+            return
+        if example.sequence > seen + 1:
+            self._count("gaps")
+        self._high_water[example.partition] = example.sequence
+        self._count(example.timing)
+        if example.timing not in LEARNED:
+            return
+        served = example.served.get(CHAMPION)
+        if served is not None:
+            self._evaluation.update(example.label, served)
+        self._baselines.update(example.label)
+        self._since_good.append(example)
+        self._learn(example)
+
+    def _learn(self, example: Example) -> None:
+        try:
+            self._learner.learn(example.features, example.label)
+        except UpdateRefused:
+            self._count("updates_refused")
+            return
+        except Exception as error:  # noqa: BLE001 - a user's model may raise anything; one example must not stop the stream
+            raise RecordRejected(
+                "learn_failed", f"the model raised {type(error).__name__} while learning this example"
+            ) from error
+        learned = self._count("learned")
+        if learned % BOUND_EVERY == 0 and self._bound.enforce():
+            self._count("growth_stopped")
+
+    def _count(self, name: str) -> int:
+        self.counts[name] = value = self.counts.get(name, 0) + 1
+        return value
+
+    # -- snapshots -------------------------------------------------------------------------------------------------
+
+    def snapshot(self) -> tuple[bytes, bytes]:
+        """The signed snapshot and the status (JSON) that goes with it."""
+        self._mend()
+        model = dump_model(self.model)
+        if len(model) > self._pipeline.limits.snapshot_bytes_max:
+            raise DriftloopError(
+                f"the model has grown to {len(model)} bytes, limits.snapshot_bytes_max is "
+                f"{self._pipeline.limits.snapshot_bytes_max}: bound the model, or raise the limit"
+            )
+        self._good, self._since_good = model, []
+        digest = state_digest(self._model)
+        state = LearnState(
+            self._serving(),
+            self._evaluation.to_state(),
+            self._baselines.to_state(),
+            self._high_water,
+            self.counts,
+        )
+        header = SnapshotHeader(
+            pipeline=self._pipeline.name,
+            base=self.base,
+            offset=self.offset,
+            shard=self._shard,
+            configuration=self._configuration,
+            river=river.__version__,
+            python=platform.python_version(),
+            digest=digest,
+        )
+        sealed = seal(header, model, msgspec.msgpack.encode(state), self._keys[0])
+        return sealed, self._status(digest, len(model))
+
+    def _mend(self) -> None:
+        """A weight that is not finite: go back to the last good model and refuse the examples that break it."""
+        if first_not_finite(self.model) is None:
+            return
+        examples = self._since_good
+        self._use(load_model(self._good, extra_allowed=self._extra_allowed))
+        for example in examples:
+            before = dump_model(self.model)
+            self._learner.learn(example.features, example.label)
+            if first_not_finite(self.model) is not None:
+                self._use(load_model(before, extra_allowed=self._extra_allowed))
+                self._count("updates_refused")
+                self.counts["learned"] -= 1
+
+    def _serving(self) -> Serving:
+        baselines = self._baselines
+        return Serving(
+            baselines.persistence,
+            baselines.prior,
+            baselines.prior_probabilities,
+            self._evaluation.interval_half_width() if self._pipeline.task == "regression" else None,
+        )
+
+    def _status(self, digest: str, size_bytes: int) -> bytes:
+        return msgspec.json.encode(
+            {
+                "version": self.version,
+                "digest": digest,
+                "model_size_bytes": size_bytes,
+                "counts": self.counts,
+                "metrics": self._evaluation.report(),
+            }
+        )
+
+
+def _state_of(sealed: Sealed) -> LearnState:
+    return msgspec.msgpack.decode(sealed.state, type=LearnState)
+
+
+def open_for_serving(
+    data: bytes, keys: Sequence[bytes], extra_allowed: frozenset[str] = frozenset()
+) -> tuple[SnapshotHeader, Any, Serving]:
+    """What a scorer takes from a snapshot: header, model, and what the baselines knew. Raises SnapshotRefused."""
+    sealed = unseal(data, list(keys))
+    return sealed.header, load_model(sealed.model, extra_allowed=extra_allowed), _state_of(sealed).serving

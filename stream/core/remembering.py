@@ -1,0 +1,100 @@
+"""What is remembered of a scored event until its label has come or the time for it has passed.
+
+Due times: every remembered event has a moment of event time at which something happens to it. They are stored in one
+chunk per micro-batch, and the agenda holds in memory only those that come soon, so a worker's memory does not grow
+with the label delay. What happens, and when, depends on the records alone, never on how they were cut into batches.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+
+from stream.messages import LabelValue
+from stream.ports import Due
+
+__all__ = ["Agenda", "Remembered", "decode_remembered", "encode_remembered"]
+
+
+class Remembered(msgspec.Struct, array_like=True, gc=False):
+    """One scored event. Feature values stand in the pipeline's order; names are in the pipeline."""
+
+    entity_id: str
+    occurred_at_ms: int
+    offset: int  # of the event in its partition
+    features: list[Any]
+    version: str
+    prediction: LabelValue | None
+    probabilities: dict[str, float] | None
+    score: float | None
+    persistence: LabelValue | None
+    prior: LabelValue | None
+    prior_probabilities: dict[str, float] | None
+    label: LabelValue | None = None  # the first label, which wins
+    labelled_by_default: bool = False
+
+
+encode_remembered = msgspec.msgpack.Encoder().encode
+decode_remembered = msgspec.msgpack.Decoder(Remembered).decode
+
+
+class Agenda:
+    """The due times of one partition that lie before `loaded_until_ms`, and the chunks they come from.
+
+    Something is due once event time has passed it: `due_ms < watermark_ms`.
+    """
+
+    def __init__(self) -> None:
+        self.loaded_until_ms = -1
+        self._heap: list[tuple[int, str, bytes]] = []  # (due_ms, event_id, chunk)
+        self._left: dict[bytes, int] = {}  # entries of a chunk that have not come up yet
+
+    def load(self, chunks: Iterable[Due], until_ms: int, watermark_ms: int) -> list[bytes]:
+        """Take what falls due in (loaded_until_ms, until_ms]; return chunks in which nothing is left to come."""
+        exhausted = []
+        for chunk in chunks:
+            if chunk.chunk not in self._left:
+                left = sum(1 for due_ms, _ in chunk.entries if due_ms >= watermark_ms)
+                if not left:
+                    exhausted.append(chunk.chunk)
+                    continue
+                self._left[chunk.chunk] = left
+            for due_ms, event_id in chunk.entries:
+                if max(self.loaded_until_ms, watermark_ms - 1) < due_ms <= until_ms:
+                    heapq.heappush(self._heap, (due_ms, event_id, chunk.chunk))
+        self.loaded_until_ms = max(self.loaded_until_ms, until_ms)
+        return exhausted
+
+    def coming(self, before_ms: int) -> list[str]:
+        """Event ids that fall due before a time, in no order."""
+        return [event_id for due_ms, event_id, _ in self._heap if due_ms < before_ms]
+
+    @property
+    def next_due_ms(self) -> int | None:
+        return self._heap[0][0] if self._heap else None
+
+    def pop_due(self, watermark_ms: int) -> Iterator[tuple[int, str, bytes]]:
+        while self._heap and self._heap[0][0] < watermark_ms:
+            yield heapq.heappop(self._heap)
+
+    def add(self, due_ms: int, event_id: str, chunk: bytes) -> None:
+        """A new entry of the chunk that this micro-batch is building."""
+        if due_ms <= self.loaded_until_ms:
+            heapq.heappush(self._heap, (due_ms, event_id, chunk))
+
+    def written(self, chunk: Due) -> None:
+        """The micro-batch is over and this is its chunk; only chunks with something loaded are tracked."""
+        if chunk.first_due_ms <= self.loaded_until_ms:
+            self._left[chunk.chunk] = len(chunk.entries)
+
+    def done(self, chunk: bytes) -> bool:
+        """One entry of the chunk has come up; true when it was the last."""
+        left = self._left.get(chunk, 1) - 1
+        if left:
+            self._left[chunk] = left
+            return False
+        self._left.pop(chunk, None)
+        return True

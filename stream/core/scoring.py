@@ -1,0 +1,413 @@
+"""The score stage as a pure step: `(state, records, what was fetched, model) -> commit`.
+
+One `ScoreStep` owns one partition of `events` and `labels`. It reads no clock and does no I/O: time is the events' own,
+and everything it changed leaves in one `Commit`. If that commit fails, the whole object is thrown away and built again
+from what Redis holds, so it may change its state in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from stream.core.explaining import Answer
+from stream.core.features import EntityFeatures
+from stream.core.guarding import winsorise
+from stream.core.joining import Joiner
+from stream.core.records import EventParser, LabelParser, ParsedEvent, Record
+from stream.core.remembering import Agenda, Remembered, decode_remembered, encode_remembered
+from stream.errors import RecordRejected
+from stream.messages import DeadLetter, Example, Explanation, Label, LabelValue, ModelRef, Prediction, Source
+from stream.pipeline import Pipeline
+from stream.ports import Acquired, Commit, Due, Fetched, Outgoing
+
+__all__ = ["Batch", "LiveModel", "Meta", "Needs", "ScoreStep"]
+
+ERROR_HEADER = "driftloop.error."
+AGENDA_SLICES = 64  # the agenda is read in slices of the waiting time
+
+
+class LiveModel(NamedTuple):
+    """A model snapshot made ready to score: what never changes between two snapshots is computed once."""
+
+    ref: ModelRef
+    scorer: Callable[[dict[str, Any]], Answer]
+    persistence: LabelValue | None = None
+    prior: LabelValue | None = None
+    prior_probabilities: dict[str, float] | None = None
+    half_width: float | None = None  # of the 90 % interval of a regression's error
+
+
+class Meta(msgspec.Struct):
+    """The scalar state of one partition, stored as JSON so that an operator can read it."""
+
+    offsets: dict[str, int] = {}
+    watermark_ms: int = -1
+    example_sequence: int = 0
+    chunk_sequence: int = 0
+    counts: dict[str, int] = {}
+
+
+class Needs(NamedTuple):
+    """What must be fetched before a batch can be processed."""
+
+    generation: int
+    entities: list[str]
+    event_ids: list[str]
+    due_until_ms: int | None
+
+
+class Batch(NamedTuple):
+    """Parsed records in processing order; `watermark_ms` is where event time will stand after them."""
+
+    items: list[tuple[Record, ParsedEvent | tuple[str, Label] | RecordRejected]]
+    watermark_ms: int
+
+
+_encode_json = msgspec.json.Encoder().encode
+_encode_msgpack = msgspec.msgpack.Encoder().encode
+
+
+class ScoreStep:
+    """The state of one partition and the step over it."""
+
+    def __init__(self, pipeline: Pipeline, partition: int, acquired: Acquired, entities_max: int = 200_000) -> None:
+        self._pipeline = pipeline
+        self._partition = partition
+        self.meta = msgspec.json.decode(acquired.meta, type=Meta) if acquired.meta else Meta()
+        self._entities_max = entities_max
+        self._entities: dict[str, list[Any]] = {}
+        self._features = EntityFeatures(pipeline.entity_features)
+        self._bounds = pipeline.bounds
+        self._top = pipeline.explained_top
+        self._idle_ms = pipeline.limits.entity_idle_ms
+        self._parse_event = EventParser(pipeline).parse
+        self._parse_label = LabelParser(pipeline).parse
+        self._agenda = Agenda()
+        self._joiner = Joiner(pipeline, partition, self.meta, acquired.early)
+        self._count = self._joiner.count
+
+    # -- before the fetch ------------------------------------------------------------------------------------------
+
+    def parse(self, records: Iterable[Record]) -> Batch:
+        """Decode and check; what is wrong stays in its place as a RecordRejected."""
+        items: list[Any] = []
+        watermark_ms = self.meta.watermark_ms
+        for record in records:
+            try:
+                if record.topic == "events":
+                    event = self._parse_event(record)
+                    watermark_ms = max(watermark_ms, event.occurred_at_ms)
+                    items.append((record, event))
+                else:
+                    items.append((record, self._parse_label(record)))
+            except RecordRejected as rejected:
+                items.append((record, rejected))
+        return Batch(items, watermark_ms)
+
+    def needs(self, batch: Batch) -> Needs:
+        """Which entities, events and due times the batch touches and this object does not hold."""
+        cached = self._entities
+        entities = {}
+        event_ids = {}
+        for _, item in batch.items:
+            if isinstance(item, ParsedEvent):
+                event_ids[item.event_id] = None
+                if item.entity_id not in cached:
+                    entities[item.entity_id] = None
+            elif not isinstance(item, RecordRejected):
+                event_ids[item[1].event_id] = None
+        due_until_ms = None
+        if batch.watermark_ms > self._agenda.loaded_until_ms:
+            due_until_ms = batch.watermark_ms + self._joiner.first_due_ms // AGENDA_SLICES
+        wanted = list(entities) if self._features.names else []
+        return Needs(self._generation(), wanted, list(event_ids), due_until_ms)
+
+    def load(self, needs: Needs, fetched: Fetched, batch: Batch) -> list[str]:
+        """Take what was fetched; return the ids of further remembered events to fetch (those that fall due now)."""
+        decode = self._features.decode
+        for entity_id, data in fetched.entities.items():
+            self._entities[entity_id] = decode(data)
+        self._known = {event_id: decode_remembered(data) for event_id, data in fetched.remembered.items()}
+        self._commit = Commit(meta=b"")
+        if needs.due_until_ms is not None:
+            self._commit.due_remove += self._agenda.load(fetched.due, needs.due_until_ms, self.meta.watermark_ms)
+        if not self._joiner.has_default:
+            return []
+        return [event_id for event_id in self._agenda.coming(batch.watermark_ms) if event_id not in self._known]
+
+    # -- the step --------------------------------------------------------------------------------------------------
+
+    def step(self, batch: Batch, due: dict[str, bytes], model: LiveModel) -> tuple[Commit, list[Outgoing]]:
+        """Process a parsed and loaded batch. Returns what to commit (outbox included) and the same outbox decoded."""
+        for event_id, data in due.items():
+            self._known.setdefault(event_id, decode_remembered(data))
+        self._out: list[Outgoing] = []
+        self._touched: dict[str, None] = {}
+        self._changed: dict[str, None] = {}
+        self._due: dict[tuple[int, str], None] = {}
+        self._chunk = b"%d" % self.meta.chunk_sequence
+        generation_before = self._generation()
+        offsets = self.meta.offsets
+        for record, item in batch.items:
+            try:
+                if isinstance(item, ParsedEvent):
+                    self._event(record, item, model)
+                elif isinstance(item, RecordRejected):
+                    raise item
+                else:
+                    self._label(record, *item)
+            except RecordRejected as rejected:
+                self._dead_letter(record, rejected)
+            offsets[record.topic] = record.offset + 1
+        return self._finish(generation_before), self._out
+
+    def _event(self, record: Record, event: ParsedEvent, model: LiveModel) -> None:
+        if event.occurred_at_ms > self.meta.watermark_ms:
+            self.meta.watermark_ms = event.occurred_at_ms
+            self._pass_time()
+        event_id = event.event_id
+        self._count("events")
+        first = self._known.get(event_id)
+        if first is not None:
+            self._repeat(record, event, first)
+            return
+        x = event.features
+        if self._features.names:
+            x.update(self._history(event))
+        clipped = winsorise(x, self._bounds) if self._bounds else []
+        try:
+            answer = model.scorer(x)
+        except Exception as error:  # noqa: BLE001 - a user's model may raise anything; one event must not stop the stream
+            raise RecordRejected(
+                "model_failed", f"the model {model.ref.version} raised {type(error).__name__} for this event"
+            ) from error
+        probabilities = _named(answer.probabilities)
+        self._emit(
+            "predictions",
+            record,
+            Prediction(
+                event_id=event_id,
+                prediction=answer.prediction,
+                probabilities=probabilities,
+                score=answer.score,
+                uncertainty=_uncertainty(probabilities, model.half_width),
+                model=model.ref,
+                source=Source(self._pipeline_topic(record), record.partition, record.offset),
+                occurred_at_ms=event.occurred_at_ms,
+                scored_at_ms=record.timestamp_ms,
+                explanation=_explanation(answer, self._top) if self._top else None,
+                clipped=clipped,
+            ),
+        )
+        remembered = Remembered(
+            event.entity_id,
+            event.occurred_at_ms,
+            record.offset,
+            list(x.values()),
+            model.ref.version,
+            answer.prediction,
+            probabilities,
+            answer.score,
+            model.persistence,
+            model.prior,
+            model.prior_probabilities,
+        )
+        self._known[event_id] = remembered
+        self._changed[event_id] = None
+        self._schedule(event.occurred_at_ms + self._joiner.first_due_ms, event_id)
+        for early in self._joiner.take_early(event_id, self._commit):
+            self._early_label(early, remembered)
+
+    def _history(self, event: ParsedEvent) -> dict[str, Any]:
+        """The entity's features before this event; then the event becomes part of the history."""
+        generation = self._generation()
+        state = self._entities.get(event.entity_id)
+        if state is not None and generation - state[0] > 1:
+            state = None
+        state, values = self._features.advance(state, event.features, event.occurred_at_ms)
+        state[0] = generation
+        self._entities[event.entity_id] = state
+        self._touched[event.entity_id] = None
+        return values
+
+    def _repeat(self, record: Record, event: ParsedEvent, first: Remembered) -> None:
+        """The same event_id again: the first answer again, and nothing is counted or learned twice."""
+        self._count("duplicate_events")
+        self._emit(
+            "predictions",
+            record,
+            Prediction(
+                event_id=event.event_id,
+                prediction=first.prediction,
+                probabilities=first.probabilities,
+                score=first.score,
+                uncertainty=_uncertainty(first.probabilities, None),
+                model=ModelRef(self._pipeline.name, first.version),
+                source=Source(self._pipeline_topic(record), record.partition, record.offset),
+                occurred_at_ms=first.occurred_at_ms,
+                scored_at_ms=record.timestamp_ms,
+                duplicate_of=Source(self._pipeline_topic(record), record.partition, first.offset),
+            ),
+        )
+
+    def _label(self, record: Record, entity_id: str, label: Label) -> None:
+        self._count("labels")
+        remembered = self._known.get(label.event_id)
+        if remembered is None:
+            for rejected, victim in self._joiner.keep_early(record, label, self._commit):
+                self._dead_letter(victim, rejected)
+            return
+        self._match(record, entity_id, label, remembered, early=False)
+
+    def _early_label(self, record: Record, remembered: Remembered) -> None:
+        try:
+            self._match(record, *self._parse_label(record), remembered, early=True)
+        except RecordRejected as rejected:
+            self._dead_letter(record, rejected)
+
+    def _match(
+        self, record: Record, entity_id: str, label: Label, remembered: Remembered, *, early: bool
+    ) -> None:
+        if remembered.entity_id != entity_id:
+            raise RecordRejected("label_key_mismatch", "the label's key differs from its event's key")
+        example = self._joiner.join(label, remembered, record, early=early)
+        if example is not None:
+            self._changed[label.event_id] = None
+            self._emit_example(record, example)
+
+    def _pass_time(self) -> None:
+        """Event time has moved: default labels, forgetting, and early labels whose event never came."""
+        watermark_ms = self.meta.watermark_ms
+        for due_ms, event_id, chunk in self._agenda.pop_due(watermark_ms):
+            if chunk == self._chunk:
+                del self._due[due_ms, event_id]
+            elif self._agenda.done(chunk):
+                self._commit.due_remove.append(chunk)
+            self._come_up(due_ms, event_id)
+        for rejected, victim in self._joiner.expire_early(watermark_ms, self._commit):
+            self._dead_letter(victim, rejected)
+
+    def _come_up(self, due_ms: int, event_id: str) -> None:
+        remembered = self._known.get(event_id)
+        if self._joiner.has_default and remembered is not None:
+            example = self._joiner.default(event_id, remembered)
+            if example is not None:
+                self._changed[event_id] = None
+                self._emit_example(None, example)
+            forget_at_ms = self._joiner.forget_at_ms(remembered)
+            if due_ms < forget_at_ms:
+                self._schedule(forget_at_ms, event_id)
+                return
+        self._known.pop(event_id, None)
+        self._changed.pop(event_id, None)
+        self._commit.forget.append(event_id)
+        self._count("forgotten")
+
+    def _schedule(self, due_ms: int, event_id: str) -> None:
+        self._agenda.add(due_ms, event_id, self._chunk)
+        self._due[due_ms, event_id] = None
+
+    # -- leaving ---------------------------------------------------------------------------------------------------
+
+    def _finish(self, generation_before: int) -> Commit:
+        commit, meta, known = self._commit, self.meta, self._known
+        encode = self._features.encode
+        commit.generation = generation = self._generation()
+        if generation > generation_before >= 0:
+            commit.drop_generations = [g for g in (generation_before - 1, generation_before) if g < generation - 1]
+        commit.entities = {entity_id: encode(self._entities[entity_id]) for entity_id in self._touched}
+        commit.remember = {event_id: encode_remembered(known[event_id]) for event_id in self._changed}
+        forgotten_then_seen = commit.remember.keys() & set(commit.forget)
+        commit.forget = [event_id for event_id in commit.forget if event_id not in forgotten_then_seen]
+        if self._due:
+            entries = sorted(self._due)
+            chunk = Due(self._chunk, entries[0][0], entries)
+            commit.due_add = [chunk]
+            self._agenda.written(chunk)
+            meta.chunk_sequence += 1
+        commit.meta = _encode_json(meta)
+        commit.outbox = _encode_msgpack(self._out) if self._out else None
+        self._evict()
+        return commit
+
+    def _evict(self) -> None:
+        surplus = len(self._entities) - self._entities_max
+        if surplus > 0:
+            for entity_id in list(self._entities)[: surplus + self._entities_max // 10]:
+                del self._entities[entity_id]
+
+    def _generation(self) -> int:
+        return self.meta.watermark_ms // self._idle_ms
+
+    def _pipeline_topic(self, record: Record) -> str:
+        return f"{self._pipeline.name}.{record.topic}"
+
+    def _emit(self, topic: str, record: Record, message: msgspec.Struct) -> None:
+        self._count(topic)
+        self._out.append(
+            Outgoing(topic, record.partition, record.key, _encode_json(message), record.timestamp_ms)
+        )
+
+    def _emit_example(self, record: Record | None, example: Example) -> None:
+        self._count("examples")
+        timestamp_ms = record.timestamp_ms if record else self.meta.watermark_ms
+        self._out.append(Outgoing("examples", 0, example.entity_id.encode(), _encode_json(example), timestamp_ms))
+
+    def _dead_letter(self, record: Record, rejected: RecordRejected) -> None:
+        self._count("dead_letters")
+        self._out.append(dead_letter(record, rejected, "score", self._pipeline.name))
+
+
+def dead_letter(record: Record, rejected: RecordRejected, stage: str, prefix: str) -> Outgoing:
+    """The original key, value, timestamp and headers, and what was wrong in further headers."""
+    letter = DeadLetter(
+        topic=f"{prefix}.{record.topic}",
+        partition=record.partition,
+        offset=record.offset,
+        stage=stage,  # type: ignore[arg-type]
+        code=rejected.code,
+        message=str(rejected)[:500],
+    )
+    headers = list(record.headers or [])
+    headers += [(ERROR_HEADER + f, str(getattr(letter, f)).encode()) for f in letter.__struct_fields__]
+    return Outgoing("dead_letters", record.partition, record.key, record.value, record.timestamp_ms, headers)
+
+
+def _named(probabilities: dict[Any, float] | None) -> dict[str, float] | None:
+    """Probabilities under the names a label has in JSON."""
+    if probabilities is None:
+        return None
+    if True in probabilities and len(probabilities) == 2:
+        return {"false": probabilities[False], "true": probabilities[True]}
+    return {str(label): p for label, p in probabilities.items()}
+
+
+def _uncertainty(probabilities: dict[str, float] | None, half_width: float | None) -> float | None:
+    """Least confidence scaled to 0..1 over the known classes; for a regression the interval's half-width."""
+    if probabilities is None:
+        return half_width
+    classes = len(probabilities)
+    if classes < 2:
+        return 1.0 if not classes else 0.0
+    return min(1.0, max(0.0, (1.0 - max(probabilities.values())) * classes / (classes - 1)))
+
+
+def _explanation(answer: Answer, top: int) -> Explanation | None:
+    contributions = answer.contributions
+    if contributions is None or answer.scale is None:
+        return None
+    ranked = sorted(contributions.items(), key=_magnitude, reverse=True)
+    rest = sum([value for _, value in ranked[top:]]) if len(ranked) > top else 0.0
+    return Explanation(answer.scale, answer.bias, ranked[:top], rest)  # type: ignore[arg-type]
+
+
+def _magnitude(contribution: tuple[str, float]) -> float:
+    return abs(contribution[1])
+
+
+def split(records: Sequence[Record], size: int) -> Iterable[Sequence[Record]]:
+    """Records in runs of at most `size`."""
+    return (records[start : start + size] for start in range(0, len(records), size))

@@ -1,0 +1,325 @@
+"""What a user writes: one `Pipeline` in one Python file. Every mistake is named with its key, value and remedy.
+
+Nothing here connects to anything. Where and with which credentials things run comes from the environment
+(`stream/settings.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from stream import entity
+from stream.errors import ConfigurationError
+from stream.messages import LabelValue
+
+__all__ = ["Explain", "Feature", "Labels", "Limits", "Pipeline", "Task", "number"]
+
+Task = Literal["binary", "multiclass", "regression", "anomaly"]
+TASKS = ("binary", "multiclass", "regression", "anomaly")
+TYPES: tuple[type, ...] = (float, int, str, bool)
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+FEATURE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+MAGNITUDE_MAX = 1e15  # squares and sums of squares of such values stay finite
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """One declared feature of an event.
+
+    Args:
+        type: `float`, `int`, `str` or `bool`. Numbers must be finite and at most 1e15 in magnitude.
+        low, high: reference quantiles (numbers only): a value beyond them is brought back to the nearer one before the
+            model sees it (winsorised), and the prediction lists the feature in `clipped`.
+        default: used when the event has null or lacks the feature. Without one, such an event is a dead letter.
+    """
+
+    type: type
+    low: float = -MAGNITUDE_MAX
+    high: float = MAGNITUDE_MAX
+    default: float | int | str | bool | None = None
+
+    @property
+    def bounded(self) -> bool:
+        return self.low > -MAGNITUDE_MAX or self.high < MAGNITUDE_MAX
+
+
+def number(
+    low: float = -MAGNITUDE_MAX, high: float = MAGNITUDE_MAX, default: float | None = None
+) -> Feature:
+    """A numeric feature with reference quantiles.
+
+    >>> number(low=0, high=5_000).bounded
+    True
+    """
+    return Feature(type=float, low=low, high=high, default=default)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """The label rules, all by event time.
+
+    Args:
+        wait: how long after the event a label is still learned ("7d").
+        keep_late: how much longer the event is remembered, so that a late label or a correction still reaches the archive.
+        missing: "none": an event without a label teaches nothing; "default": after `wait` it is learned as `default`.
+        default: the label of an event that nobody contradicted in time.
+        classes: the allowed classes of a multiclass pipeline (at least two); None accepts any string.
+        early_wait: how long a label that came before its event is kept; then it is a dead letter.
+        early_max: labels kept per partition that came before their event; beyond that the oldest becomes a dead letter.
+    """
+
+    wait: str = "7d"
+    keep_late: str = "1d"
+    missing: Literal["none", "default"] = "none"
+    default: LabelValue | None = None
+    classes: tuple[str, ...] | None = None
+    early_wait: str = "1h"
+    early_max: int = 10_000
+
+    @property
+    def wait_ms(self) -> int:
+        return entity.duration_ms(self.wait)
+
+    @property
+    def early_wait_ms(self) -> int:
+        return entity.duration_ms(self.early_wait)
+
+    @property
+    def keep_late_ms(self) -> int:
+        return entity.duration_ms(self.keep_late)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explain:
+    """How many contributions a prediction lists (the largest by magnitude); the others are summed up in `rest`."""
+
+    top: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds that keep one bad producer or one bad model from harming the rest.
+
+    Args:
+        record_bytes_max: a larger record is a dead letter and is never parsed.
+        string_length_max: of a string feature or a class, in characters.
+        future_ms_max: how far an event's own time may lie ahead of its Kafka timestamp.
+        entity_idle: an entity not seen for this long (event time) is forgotten, at the latest after twice as long.
+        tree_leaves_max: leaves per Hoeffding tree; River's own `max_size` does not bound a tree.
+        snapshot_bytes_max: a larger model is not published and the learner stops.
+    """
+
+    record_bytes_max: int = 65_536
+    string_length_max: int = 256
+    future_ms_max: int = 300_000
+    entity_idle: str = "30d"
+    tree_leaves_max: int = 1_000
+    snapshot_bytes_max: int = 64 * 1024 * 1024
+
+    @property
+    def entity_idle_ms(self) -> int:
+        return entity.duration_ms(self.entity_idle)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """A stream of events, a model on it, and the rules of both.
+
+    Args:
+        name: lower case; prefixes topics and Redis keys.
+        task: binary (labels true/false), multiclass (strings), regression (numbers), anomaly (true/false, optional).
+        features: name -> `float`, `int`, `str`, `bool`, or a `Feature` / `number(low=, high=)`.
+        model: `build(params) -> River estimator or pipeline`. It must be deterministic: pass `params["seed"]` on.
+        params: what `model` is called with; `seed` is added.
+        search_space: for retraining; unused on the streaming path.
+        entity_features: from `stream.entity`; computed from the entity's history before each event.
+        threshold: binary: the probability from which the prediction is true; anomaly: the score.
+        explain: True, False or `Explain(top=...)`.
+
+    Raises:
+        ConfigurationError: with every mistake in its text, one a line.
+    """
+
+    name: str
+    task: Task
+    features: Mapping[str, type | Feature]
+    model: Callable[[dict[str, Any]], Any]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    search_space: Mapping[str, Any] = field(default_factory=dict)
+    entity_features: Sequence[entity.EntityFeature] = ()
+    labels: Labels = Labels()
+    explain: bool | Explain = True
+    threshold: float = 0.5
+    limits: Limits = Limits()
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        mistakes = list(_mistakes(self))
+        if len(mistakes) == 1:
+            raise mistakes[0]
+        if mistakes:
+            raise ConfigurationError(
+                "pipeline", self.name, "mend all of these:\n  " + "\n  ".join(map(str, mistakes))
+            )
+
+    @property
+    def declared(self) -> dict[str, Feature]:
+        """Every feature in full, in declaration order."""
+        return {
+            name: kind if isinstance(kind, Feature) else Feature(type=kind)
+            for name, kind in self.features.items()
+        }
+
+    @property
+    def bounds(self) -> tuple[tuple[str, float, float], ...]:
+        return tuple((n, f.low, f.high) for n, f in self.declared.items() if f.bounded)
+
+    @property
+    def explained_top(self) -> int:
+        """How many contributions to list; 0 turns explanations off."""
+        if isinstance(self.explain, Explain):
+            return self.explain.top
+        return Explain().top if self.explain else 0
+
+    def build(self) -> Any:
+        """A fresh model, the same each time."""
+        return self.model({"seed": self.seed, **self.params})
+
+    def fingerprint(self, model_digest: str) -> str:
+        """Changes when the meaning of stored state or of the model would change; 16 hex digits."""
+        meaning = {
+            "task": self.task,
+            "features": [(n, f.type.__name__, f.low, f.high, f.default) for n, f in self.declared.items()],
+            "entity_features": [feature.describe() for feature in self.entity_features],
+            "labels": [
+                self.labels.wait_ms,
+                self.labels.keep_late_ms,
+                self.labels.missing,
+                self.labels.default,
+                self.labels.classes,
+            ],
+            "entity_idle_ms": self.limits.entity_idle_ms,
+            "seed": self.seed,
+            "model": model_digest,
+        }
+        return hashlib.sha256(msgspec.json.encode(meaning)).hexdigest()[:16]
+
+
+def _mistakes(pipeline: Pipeline) -> list[ConfigurationError]:
+    found = [*_scalar_mistakes(pipeline), *_label_mistakes(pipeline)]
+    if not pipeline.features:
+        found.append(ConfigurationError("features", {}, "declare at least one, such as {'amount': float}"))
+    for name, kind in pipeline.features.items():
+        found += _feature_mistakes(name, kind)
+    types = {n: k.type if isinstance(k, Feature) else k for n, k in pipeline.features.items()}
+    return found + entity.validate(pipeline.entity_features, types)
+
+
+def _scalar_mistakes(pipeline: Pipeline) -> list[ConfigurationError]:
+    found = []
+    if not isinstance(pipeline.name, str) or not NAME.fullmatch(pipeline.name):
+        found.append(
+            ConfigurationError(
+                "name",
+                pipeline.name,
+                "use lower-case letters, digits, - and _, starting with a letter, at most 63",
+            )
+        )
+    if pipeline.task not in TASKS:
+        found.append(ConfigurationError("task", pipeline.task, f"use one of: {', '.join(TASKS)}"))
+    if not callable(pipeline.model):
+        found.append(
+            ConfigurationError("model", pipeline.model, "give a function build(params) that returns a River model")
+        )
+    if not _is_number(pipeline.threshold) or (pipeline.task == "binary" and not 0 < pipeline.threshold < 1):
+        found.append(ConfigurationError("threshold", pipeline.threshold, "use a number between 0 and 1"))
+    if isinstance(pipeline.seed, bool) or not isinstance(pipeline.seed, int) or pipeline.seed < 0:
+        found.append(ConfigurationError("seed", pipeline.seed, "use a whole number from 0"))
+    if not isinstance(pipeline.explain, bool | Explain) or (
+        isinstance(pipeline.explain, Explain) and not 1 <= pipeline.explain.top <= 100
+    ):
+        found.append(ConfigurationError("explain", pipeline.explain, "use True, False or Explain(top=1..100)"))
+    limits = pipeline.limits
+    for key in ("record_bytes_max", "string_length_max", "tree_leaves_max", "snapshot_bytes_max"):
+        if getattr(limits, key) < 1:
+            found.append(ConfigurationError(f"limits.{key}", getattr(limits, key), "use a number from 1"))
+    found += _duration_mistakes("limits.entity_idle", limits.entity_idle)
+    return found
+
+
+def _feature_mistakes(name: str, kind: type | Feature) -> list[ConfigurationError]:
+    key = f"features[{name!r}]"
+    if not isinstance(name, str) or not FEATURE_NAME.fullmatch(name):
+        return [ConfigurationError(key, name, "name it with letters, digits and _, starting with a letter")]
+    feature = kind if isinstance(kind, Feature) else Feature(type=kind)
+    if feature.type not in TYPES:
+        return [ConfigurationError(key, kind, "use float, int, str, bool, or number(low=..., high=...)")]
+    found = []
+    if feature.bounded and feature.type not in (float, int):
+        found.append(ConfigurationError(key, feature.type.__name__, "only numbers can have low and high"))
+    if not (_is_number(feature.low) and _is_number(feature.high) and feature.low < feature.high):
+        found.append(ConfigurationError(key, (feature.low, feature.high), "low must be below high, both finite"))
+    if feature.default is not None:
+        accepted = (int, float) if feature.type is float else (feature.type,)
+        if type(feature.default) not in accepted:
+            found.append(ConfigurationError(f"{key}.default", feature.default, f"use a {feature.type.__name__}"))
+    return found
+
+
+def _label_mistakes(pipeline: Pipeline) -> list[ConfigurationError]:
+    labels = pipeline.labels
+    found = _duration_mistakes("labels.wait", labels.wait) + _duration_mistakes("labels.keep_late", labels.keep_late)
+    found += _duration_mistakes("labels.early_wait", labels.early_wait)
+    if labels.missing not in ("none", "default"):
+        found.append(ConfigurationError("labels.missing", labels.missing, "use 'none' or 'default'"))
+    if labels.missing == "default" and not label_fits(pipeline.task, labels.default):
+        found.append(
+            ConfigurationError(
+                "labels.default", labels.default, f"missing='default' needs a label of the task {pipeline.task!r}"
+            )
+        )
+    if labels.missing == "none" and labels.default is not None:
+        found.append(ConfigurationError("labels.default", labels.default, "set missing='default', or drop it"))
+    if labels.classes is not None:
+        fits = pipeline.task == "multiclass" and len(set(labels.classes)) >= 2
+        if not fits or not all(isinstance(c, str) and c for c in labels.classes):
+            found.append(
+                ConfigurationError("labels.classes", labels.classes, "two or more strings, and only for multiclass")
+            )
+        elif labels.default is not None and labels.default not in labels.classes:
+            found.append(ConfigurationError("labels.default", labels.default, f"use one of {labels.classes}"))
+    if not 0 <= labels.early_max <= 1_000_000:
+        found.append(ConfigurationError("labels.early_max", labels.early_max, "use 0 to 1,000,000"))
+    return found
+
+
+def _duration_mistakes(key: str, text: str) -> list[ConfigurationError]:
+    try:
+        entity.duration_ms(text)
+    except ConfigurationError as error:
+        return [ConfigurationError(key, text, error.remedy)]
+    return []
+
+
+def label_fits(task: Task, label: object) -> bool:
+    """Whether a value can be a label of the task.
+
+    >>> label_fits("binary", True), label_fits("binary", 1), label_fits("regression", 3)
+    (True, False, True)
+    """
+    if task in ("binary", "anomaly"):
+        return isinstance(label, bool)
+    if task == "multiclass":
+        return isinstance(label, str) and bool(label)
+    return _is_number(label)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,102 @@
+"""Where and with which credentials things run. The only reader of the environment.
+
+Every setting is an environment variable `DRIFTLOOP_<NAME>`, or a line of the file named by `DRIFTLOOP_ENV_FILE`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from stream.errors import ConfigurationError
+
+__all__ = ["Settings", "load_settings"]
+
+PREFIX = "DRIFTLOOP_"
+
+
+class Settings(BaseSettings):
+    """All settings. Times are in seconds where the name says `_s`, else in milliseconds (`_ms`)."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    brokers: str = Field("127.0.0.1:9092", description="Kafka bootstrap servers, comma-separated")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = "SCRAM-SHA-512"
+    kafka_sasl_username: str | None = None
+    kafka_sasl_password: SecretStr | None = None
+    kafka_ssl_ca_location: Path | None = Field(None, description="PEM file of the certificate authority")
+    kafka_ssl_certificate_location: Path | None = None
+    kafka_ssl_key_location: Path | None = None
+    replication_factor: int = Field(1, ge=1, description="of the topics that driftloop creates")
+    partitions: int = Field(4, ge=1, le=10_000, description="of events and labels, when driftloop creates them")
+
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"), description="redis://, rediss:// (TLS) or unix://"
+    )
+    redis_timeout_s: float = Field(5.0, gt=0)
+
+    signing_key: SecretStr | None = Field(None, description="signs model snapshots; at least 32 characters")
+    signing_keys_old: SecretStr | None = Field(None, description="still accepted, comma-separated, for rotation")
+
+    session_timeout_ms: int = Field(10_000, ge=1_000, description="a silent worker is replaced after this")
+    batch_records_max: int = Field(1_000, ge=1, le=5_000, description="records per micro-batch")
+    fetch_wait_ms: int = Field(5, ge=1, description="how long the broker may hold a fetch back to fill it")
+    linger_ms: float = Field(1.0, ge=0, description="how long the producer waits to fill a request")
+    entities_max: int = Field(200_000, ge=1, description="entities cached in memory per partition")
+    snapshot_interval_ms: int = Field(250, ge=10, description="shortest time between two model snapshots")
+    model_poll_ms: int = Field(50, ge=5, description="how often a score worker looks for a new model")
+    watchdog_s: float = Field(60.0, gt=0, description="a worker with lag but no progress for this long stops")
+    model_wait_s: float = Field(120.0, gt=0, description="how long a score worker waits for the first model")
+    metrics_window: int = Field(1_000, ge=10, description="labels in the sliding window of the metrics")
+
+    crash_at: str | None = Field(None, description="tests only: kill this worker at a named point, point[:nth]")
+
+    def kafka(self) -> dict[str, str | int | float | bool]:
+        """librdkafka's connection settings, for every client we make."""
+        config: dict[str, str | int | float | bool] = {
+            "bootstrap.servers": self.brokers,
+            "security.protocol": self.kafka_security_protocol,
+        }
+        if self.kafka_security_protocol.startswith("SASL"):
+            config["sasl.mechanism"] = self.kafka_sasl_mechanism
+            config["sasl.username"] = self.kafka_sasl_username or ""
+            config["sasl.password"] = self.kafka_sasl_password.get_secret_value() if self.kafka_sasl_password else ""
+        if self.kafka_security_protocol.endswith("SSL"):
+            for key in ("ca", "certificate", "key"):
+                location = getattr(self, f"kafka_ssl_{key}_location")
+                if location is not None:
+                    config[f"ssl.{key}.location"] = str(location)
+        return config
+
+    def signing(self) -> list[bytes]:
+        """The keys that verify snapshots; the first one signs. Raises ConfigurationError when there is none."""
+        if self.signing_key is None:
+            raise ConfigurationError(
+                f"{PREFIX}SIGNING_KEY", None, "set it to a secret of at least 32 characters (openssl rand -hex 32)"
+            )
+        old = self.signing_keys_old.get_secret_value().split(",") if self.signing_keys_old else []
+        keys = [key.strip().encode() for key in [self.signing_key.get_secret_value(), *old] if key.strip()]
+        if any(len(key) < 32 for key in keys):
+            raise ConfigurationError(
+                f"{PREFIX}SIGNING_KEY", "(secret)", "use at least 32 characters, such as `openssl rand -hex 32` prints"
+            )
+        return keys
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the environment. Raises ConfigurationError naming every variable that is wrong."""
+    env_file = os.environ.get(f"{PREFIX}ENV_FILE")
+    if env_file and not Path(env_file).is_file():
+        raise ConfigurationError(f"{PREFIX}ENV_FILE", env_file, "no such file")
+    try:
+        return Settings(_env_file=env_file, **overrides)  # type: ignore[call-arg, arg-type]
+    except ValidationError as error:
+        wrong = [
+            f"{PREFIX}{'_'.join(map(str, e['loc'])).upper()} = {e.get('input')!r}: {e['msg']}" for e in error.errors()
+        ]
+        raise ConfigurationError("environment", f"{len(wrong)} wrong", "\n  ".join(["mend", *wrong])) from None

@@ -1,0 +1,139 @@
+"""The Faust application of one worker process: one role, its own consumer group, its own lifecycle.
+
+Faust gives the agent, the channel, rebalance signals and orderly start and stop. The transport is ours
+(`stream/worker/transport.py`), and so are the offsets, the producer and the state.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+import faust
+
+from stream.settings import Settings
+from stream.topics import TopicNames
+from stream.worker.transport import BatchTransport, FetchedBatch, Ownership
+
+__all__ = ["WorkerApp", "run"]
+
+log = logging.getLogger(__name__)
+
+BUFFER_BATCHES = 4  # micro-batches on their way between the polling thread and the step
+
+
+class WorkerApp(faust.App):  # type: ignore[misc]
+    """A Faust app over the batch transport. Give it its `role`, which owns partitions and takes their records."""
+
+    def __init__(self, name: str, role: Any, topics: Mapping[str, str], settings: Settings) -> None:
+        super().__init__(
+            name,
+            broker=f"kafka://{settings.brokers.split(',')[0]}",
+            key_serializer="raw",
+            value_serializer="raw",
+            web_enabled=False,
+            web_tables_enabled=False,
+            web_router_enabled=False,
+            topic_disable_leader=True,
+            topic_allow_declare=False,
+            stream_wait_empty=False,
+            stream_buffer_maxsize=4_096,
+            stream_recovery_delay=0.0,
+            broker_commit_livelock_soft_timeout=1e9,
+            agent_supervisor="mode.CrashingSupervisor",
+            worker_redirect_stdouts=False,
+            autodiscover=False,
+        )
+        self.ownership: Ownership = role
+        self.bare_topics = {kafka_name: bare for bare, kafka_name in topics.items()}
+        self.buffer_records_max = BUFFER_BATCHES * settings.batch_records_max
+        self.consumer_config = _consumer_config(name, settings)
+        self.failure: BaseException | None = None
+        self.ended = asyncio.Event()
+        channel = self.topic(*topics.values(), key_serializer="raw", value_serializer="raw", acks=False)
+
+        @self.agent(channel, name=role.name)  # type: ignore[untyped-decorator]
+        async def agent(stream: Any) -> None:
+            async for event in stream.noack().events():
+                batch: FetchedBatch = event.message.value
+                role.take(self.bare_topics[batch.topic], batch.partition, batch.records)
+
+    def _new_transport(self) -> BatchTransport:
+        return BatchTransport(self.conf.broker_consumer, self)
+
+    def _new_producer_transport(self) -> BatchTransport:
+        return BatchTransport(self.conf.broker_producer, self)
+
+    def _create_directories(self) -> None:
+        """Faust's tables would keep files; we have none."""
+
+    def fail(self, error: BaseException) -> None:
+        """End the worker: what it holds in memory is void, the next one starts from Redis."""
+        if self.failure is None:
+            self.failure = error
+        self.ended.set()
+
+
+def _consumer_config(group: str, settings: Settings) -> dict[str, Any]:
+    return {
+        **settings.kafka(),
+        "group.id": group,
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        "auto.offset.reset": "error",  # start-up checks the stored offsets; a hole must never be jumped silently
+        "isolation.level": "read_committed",
+        "partition.assignment.strategy": "range",  # events and labels with equal counts go to the same member
+        "session.timeout.ms": settings.session_timeout_ms,
+        "heartbeat.interval.ms": max(100, settings.session_timeout_ms // 4),
+        "fetch.wait.max.ms": settings.fetch_wait_ms,
+        "fetch.error.backoff.ms": 50,
+        "queued.min.messages": 10_000,
+        "queued.max.messages.kbytes": 16_384,
+        "max.poll.interval.ms": 300_000,
+        "topic.metadata.refresh.interval.ms": 60_000,
+        "log_level": 3,
+    }
+
+
+async def run(app: WorkerApp) -> int:
+    """Start, work until SIGTERM, SIGINT or a failure, and stop in order. Returns the process's exit code."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, app.ended.set)
+    try:
+        await app.ownership.start(app)  # type: ignore[attr-defined]
+        if not app.ended.is_set():
+            await app.start()
+            crashed = asyncio.create_task(_faust_crash(app))
+            await app.ended.wait()
+            crashed.cancel()
+    except Exception as error:  # noqa: BLE001 - every failure must reach the exit code
+        app.fail(error)
+    finally:
+        await _stop(app)
+    if app.failure is not None:
+        log.error("the worker ends: %s", app.failure, exc_info=app.failure, extra={"code": "worker_failed"})
+        return 1
+    return 0
+
+
+async def _stop(app: WorkerApp) -> None:
+    try:
+        if app.started:
+            await asyncio.wait_for(app.stop(), 30.0)
+    except Exception as error:  # noqa: BLE001 - stopping goes on
+        app.fail(error)
+    finally:
+        await app.ownership.close()  # type: ignore[attr-defined]
+
+
+async def _faust_crash(app: WorkerApp) -> None:
+    await app._crashed.wait()
+    app.fail(app.crash_reason or RuntimeError("Faust's app crashed"))
+
+
+def names_of(topics: TopicNames, *bare: str) -> dict[str, str]:
+    return {name: topics[name] for name in bare}

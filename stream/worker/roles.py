@@ -1,0 +1,344 @@
+"""The two roles of a worker process. A role owns partitions (`transport.Ownership`) and drives one task for each."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from faust.types import TP
+
+from stream.adapters.kafka_topics import KafkaTopics
+from stream.core.explaining import compile_scorer
+from stream.core.learning import LearnStep, open_for_serving
+from stream.core.records import Record
+from stream.core.scoring import LiveModel
+from stream.errors import DriftloopError, Fenced, StartupRefused
+from stream.messages import ModelRef
+from stream.pipeline import Pipeline
+from stream.ports import ModelStore, Publisher, StateStore
+from stream.settings import Settings
+from stream.topics import TopicNames
+from stream.worker.crash_points import CrashPoints
+from stream.worker.learn import LearnShard
+from stream.worker.score import ScorePartition, retrying
+
+__all__ = ["LearnRole", "ScoreRole"]
+
+log = logging.getLogger(__name__)
+
+FINISH_S = 10.0
+
+
+class _Role:
+    """What both roles share: one task per owned partition, a watchdog, and an end that is never silent."""
+
+    name: str
+    topics: tuple[str, ...]
+
+    def __init__(self, pipeline: Pipeline, settings: Settings, kafka: KafkaTopics, publisher: Publisher) -> None:
+        self._pipeline = pipeline
+        self._settings = settings
+        self._kafka = kafka
+        self._publisher = publisher
+        self._names = TopicNames(pipeline.name)
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._owned: dict[int, Any] = {}
+        self._taken_by_former = 0
+        self._background: list[asyncio.Task[None]] = []
+        self._crash_point = CrashPoints(settings.crash_at)
+        self._app: Any = None
+
+    # -- transport.Ownership ---------------------------------------------------------------------------------------
+
+    async def on_assigned(self, partitions: list[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
+        offsets: dict[tuple[str, int], int] = {}
+        for number in sorted({partition for _, partition in partitions}):
+            owned, stored = await self._acquire(number)
+            for topic in self.topics:
+                offsets[self._names[topic], number] = await self._checked(topic, number, stored.get(topic))
+            self._owned[number] = owned
+            self._tasks[number] = asyncio.create_task(self._drive(number, owned), name=f"{self.name}-{number}")
+        log.info("owns partitions %s", sorted(self._owned))
+        return offsets
+
+    async def on_revoked(self, partitions: list[tuple[str, int]]) -> None:
+        numbers = {partition for _, partition in partitions}
+        await asyncio.gather(*(self._release(number) for number in numbers))
+        log.info("gave up partitions %s", sorted(numbers))
+
+    def taken(self) -> int:
+        return self._taken_by_former + sum(owned.taken for owned in self._owned.values())
+
+    def paused(self) -> frozenset[tuple[str, int]]:
+        return frozenset()
+
+    def offsets(self) -> Mapping[tuple[str, int], int]:
+        raise NotImplementedError
+
+    # -- the life of a role ----------------------------------------------------------------------------------------
+
+    async def start(self, app: Any) -> None:
+        self._app = app
+        self._background.append(asyncio.create_task(self._watchdog()))
+
+    async def close(self) -> None:
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*(self._release(number) for number in list(self._owned)))
+        await self._publisher.close()
+
+    def take(self, topic: str, partition: int, records: Sequence[Record]) -> None:
+        """One fetched batch, from the Faust agent."""
+        raise NotImplementedError
+
+    async def _acquire(self, number: int) -> tuple[Any, Mapping[str, int]]:
+        raise NotImplementedError
+
+    async def _drive(self, number: int, owned: Any) -> None:
+        try:
+            await owned.run()
+        except asyncio.CancelledError:
+            raise
+        except Fenced as error:
+            log.warning("%s; what this worker held of it is dropped", error, extra={"code": "fenced"})
+        except Exception as error:  # noqa: BLE001 - whatever it was, the worker must not go on half alive
+            self._app.fail(error)
+
+    async def _release(self, number: int) -> None:
+        task, owned = self._tasks.pop(number, None), self._owned.pop(number, None)
+        if task is None or owned is None:
+            return
+        fenced = task.done()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        if not fenced:
+            try:
+                await asyncio.wait_for(owned.finish(), FINISH_S)
+            except (DriftloopError, TimeoutError) as error:
+                log.warning("partition %d was left unfinished, its next owner finishes it: %s", number, error)
+        self._taken_by_former += owned.taken + owned.waiting
+
+    async def _checked(self, topic: str, number: int, stored: int | None) -> int:
+        """The stored offset must lie within the log: a jump would lose records silently."""
+        low, high = await asyncio.to_thread(self._kafka.offsets, topic, number)
+        if stored is None:
+            return low
+        if stored < low:
+            raise StartupRefused(
+                "offset_before_log",
+                f"{self._names[topic]}-{number}: Redis holds offset {stored}, the log starts at {low}; records were "
+                "deleted before they were processed: raise retention.ms, then reset the pipeline or restore the topic",
+            )
+        if stored > high:
+            raise StartupRefused(
+                "offset_after_log",
+                f"{self._names[topic]}-{number}: Redis holds offset {stored}, the log ends at {high}; the topic was "
+                "truncated or made again: restore it, or reset the pipeline",
+            )
+        return stored
+
+    # -- watching --------------------------------------------------------------------------------------------------
+
+    def _lag(self) -> int:
+        """Records in the log that are not yet processed."""
+        consumer = self._app.consumer
+        lag = 0
+        for (topic, partition), offset in self.offsets().items():
+            lag += max(0, consumer.highwater(TP(topic, partition)) - offset)
+        return lag
+
+    async def _watchdog(self) -> None:
+        """Lag but no progress for too long: end the worker, so that its supervisor starts a fresh one."""
+        progress, since_s = -1, time.monotonic()
+        while True:
+            await asyncio.sleep(min(1.0, self._settings.watchdog_s / 4))
+            now = self.taken() + sum(owned.commits for owned in self._owned.values())
+            if now != progress or not self._owned or not self._lag():
+                progress, since_s = now, time.monotonic()
+            elif time.monotonic() - since_s > self._settings.watchdog_s:
+                self._app.fail(
+                    DriftloopError(f"watchdog: lag {self._lag()} and no progress for {self._settings.watchdog_s:.0f} s")
+                )
+                return
+
+
+class ScoreRole(_Role):
+    """Owns partitions of `events` and `labels`, and keeps the live model fresh."""
+
+    name = "score"
+    topics = ("events", "labels")
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        settings: Settings,
+        kafka: KafkaTopics,
+        publisher: Publisher,
+        store: StateStore,
+        models: ModelStore,
+        extra_allowed: frozenset[str],
+    ) -> None:
+        super().__init__(pipeline, settings, kafka, publisher)
+        self._store = store
+        self._models = models
+        self._extra_allowed = extra_allowed
+        self._live: LiveModel | None = None
+
+    async def start(self, app: Any) -> None:
+        await self._first_model(app)
+        await super().start(app)
+        self._background.append(asyncio.create_task(self._follow_model()))
+
+    async def close(self) -> None:
+        await super().close()
+        await self._store.close()
+        await self._models.close()
+
+    async def _first_model(self, app: Any) -> None:
+        deadline = time.monotonic() + self._settings.model_wait_s
+        while self._live is None and not app.ended.is_set():
+            await self._refresh()
+            if self._live is None:
+                if time.monotonic() > deadline:
+                    raise StartupRefused(
+                        "no_model", f"no learn worker has published a model of {self._pipeline.name!r}; start one"
+                    )
+                await asyncio.sleep(self._settings.model_poll_ms / 1e3)
+
+    async def _follow_model(self) -> None:
+        poll_s = self._settings.model_poll_ms / 1e3
+        while True:
+            await asyncio.sleep(poll_s)
+            try:
+                started_s = time.perf_counter()
+                await self._refresh()
+                # Reading a large model must not eat the time for scoring.
+                await asyncio.sleep(10 * (time.perf_counter() - started_s))
+            except Exception as error:  # noqa: BLE001 - a bad snapshot is refused; the last good model goes on serving
+                log.error("the new model was refused, the old one serves: %s", error, extra={"code": "model_refused"})
+                await asyncio.sleep(1.0)
+
+    async def _refresh(self) -> None:
+        version = await retrying(lambda: self._models.version(0), "model version")
+        if version is None or (self._live is not None and self._live.ref.version == version):
+            return
+        data = await retrying(lambda: self._models.snapshot(0), "model snapshot")
+        if data is not None:
+            self._live = await asyncio.to_thread(self._ready, data)
+
+    def _ready(self, data: bytes) -> LiveModel:
+        header, model, serving = open_for_serving(data, self._settings.signing(), self._extra_allowed)
+        pipeline = self._pipeline
+        scorer = compile_scorer(
+            model, pipeline.task, explain=pipeline.explained_top > 0, threshold=pipeline.threshold
+        )
+        return LiveModel(
+            ModelRef(pipeline.name, header.version),
+            scorer,
+            serving.persistence,
+            serving.prior,
+            serving.prior_probabilities,
+            serving.half_width,
+        )
+
+    def _model(self) -> LiveModel:
+        assert self._live is not None
+        return self._live
+
+    async def _acquire(self, number: int) -> tuple[ScorePartition, Mapping[str, int]]:
+        owned = ScorePartition(
+            self._pipeline,
+            number,
+            self._store,
+            self._publisher,
+            self._model,
+            batch_records_max=self._settings.batch_records_max,
+            entities_max=self._settings.entities_max,
+            crash_point=self._crash_point,
+        )
+        offsets = await owned.acquire()
+        owned.events_end = self._end_of(self._names.events, number)
+        return owned, offsets
+
+    def _end_of(self, topic: str, number: int) -> Callable[[], int]:
+        tp = TP(topic, number)
+        return lambda: int(self._app.consumer.highwater(tp))
+
+    def take(self, topic: str, partition: int, records: Sequence[Record]) -> None:
+        owned = self._owned.get(partition)
+        if owned is None:
+            self._taken_by_former += len(records)
+        else:
+            owned.add(topic, records)
+
+    def paused(self) -> frozenset[tuple[str, int]]:
+        return frozenset(
+            (self._names.labels, number) for number, owned in list(self._owned.items()) if owned.labels_paused
+        )
+
+    def offsets(self) -> Mapping[tuple[str, int], int]:
+        return {
+            (self._names[topic], number): offset
+            for number, owned in list(self._owned.items())
+            for topic, offset in owned.offsets.items()
+        }
+
+
+class LearnRole(_Role):
+    """Owns partitions of `examples`: one model shard each."""
+
+    name = "learn"
+    topics = ("examples",)
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        settings: Settings,
+        kafka: KafkaTopics,
+        publisher: Publisher,
+        models: ModelStore,
+        configuration: str,
+        extra_allowed: frozenset[str],
+    ) -> None:
+        super().__init__(pipeline, settings, kafka, publisher)
+        self._models = models
+        self._configuration = configuration
+        self._extra_allowed = extra_allowed
+
+    async def close(self) -> None:
+        await super().close()
+        await self._models.close()
+
+    async def _acquire(self, number: int) -> tuple[LearnShard, Mapping[str, int]]:
+        step = LearnStep(
+            self._pipeline,
+            shard=number,
+            keys=self._settings.signing(),
+            configuration=self._configuration,
+            window=self._settings.metrics_window,
+            extra_allowed=self._extra_allowed,
+        )
+        owned = LearnShard(
+            step,
+            number,
+            self._models,
+            self._publisher,
+            interval_s=self._settings.snapshot_interval_ms / 1e3,
+            batch_records_max=self._settings.batch_records_max,
+            crash_point=self._crash_point,
+        )
+        offset = await owned.acquire()
+        return owned, {"examples": offset} if offset else {}
+
+    def take(self, topic: str, partition: int, records: Sequence[Record]) -> None:
+        owned = self._owned.get(partition)
+        if owned is None:
+            self._taken_by_former += len(records)
+        else:
+            owned.add(records)
+
+    def offsets(self) -> Mapping[tuple[str, int], int]:
+        return {(self._names.examples, number): owned.offset for number, owned in list(self._owned.items())}

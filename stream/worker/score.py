@@ -1,0 +1,241 @@
+"""Drives `core.scoring` for the partitions of one worker: fetch, step, commit, publish, trim. Knows ports, not Kafka.
+
+One task per partition works through its micro-batches one after the other; the tasks of several partitions overlap, so
+Redis answers one while another computes. What a partition holds in memory is thrown away when a commit fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from stream.core.records import Record
+from stream.core.scoring import LiveModel, ScoreStep
+from stream.errors import Fenced, Unavailable
+from stream.pipeline import Pipeline
+from stream.ports import Acquired, Commit, Outgoing, Publisher, StateStore
+
+__all__ = ["ScorePartition", "retrying"]
+
+log = logging.getLogger(__name__)
+
+RETRY_FIRST_S, RETRY_LAST_S = 0.02, 1.0
+TRIM_IDLE_S = 0.2
+ALIGN_WAIT_S = 0.5
+LABELS_HIGH, LABELS_LOW = 4_000, 1_000  # labels waiting for their time: fetching them pauses and goes on
+UNPUBLISHED_MAX = 64  # micro-batches in the outbox before the next one waits for Kafka
+
+_decode_outbox = msgspec.msgpack.Decoder(list[Outgoing]).decode
+
+
+T = TypeVar("T")
+
+
+async def retrying(call: Callable[[], Awaitable[T]], what: str) -> T:  # noqa: UP047 - Python 3.11 has no type parameters
+    """Repeat a call while the server does not answer; the watchdog ends a worker that waits too long."""
+    delay_s = RETRY_FIRST_S
+    while True:
+        try:
+            return await call()
+        except Unavailable as error:
+            log.warning("%s: %s; trying again", what, error, extra={"code": "unavailable"})
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, RETRY_LAST_S)
+
+
+class ScorePartition:
+    """One owned partition of `events` and `labels`."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        partition: int,
+        store: StateStore,
+        publisher: Publisher,
+        model: Callable[[], LiveModel],
+        *,
+        batch_records_max: int = 1_000,
+        entities_max: int = 200_000,
+        crash_point: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._pipeline = pipeline
+        self.partition = partition
+        self._store = store
+        self._publisher = publisher
+        self._model = model
+        self._batch_records_max = batch_records_max
+        self._entities_max = entities_max
+        self._crash_point = crash_point
+        self._waiting: dict[str, deque[Record]] = {"events": deque(), "labels": deque()}
+        self._arrived = asyncio.Event()
+        self._publishing: asyncio.Task[None] | None = None
+        self._published_up_to = 0
+        self._trimmed_up_to = 0
+        self._fetched_until: dict[str, int] = {}
+        self.taken = 0  # records processed or dropped; labels count when they arrive
+        self.labels_paused = False
+        self.commits = 0
+        self.events_end: Callable[[], int] = lambda: -1  # the events log's end, as the transport last saw it
+
+    async def acquire(self) -> dict[str, int]:
+        """Take the partition over: next epoch, stored state, leftover outbox.
+
+        Returns the stored offsets; a topic that was never read has none.
+        """
+        acquired: Acquired = await retrying(lambda: self._store.acquire(self.partition), "acquire")
+        self._crash_point("score.on_assignment")
+        self._lease = acquired.lease
+        self._step = ScoreStep(self._pipeline, self.partition, acquired, self._entities_max)
+        for sequence, blob in acquired.outbox:
+            await self._publisher.publish(_decode_outbox(blob))
+            self._published_up_to = sequence
+        await self._trim()
+        return dict(self._step.meta.offsets)
+
+    @property
+    def offsets(self) -> dict[str, int]:
+        """The next offset to read of each topic."""
+        stored = self._step.meta.offsets
+        return {topic: stored.get(topic, 0) for topic in ("events", "labels")}
+
+    def add(self, topic: str, records: Sequence[Record]) -> None:
+        """Records of one fetch, in offset order."""
+        self._waiting[topic].extend(records)
+        if topic == "labels":
+            self.taken += len(records)  # labels are held back by pausing them, not by stopping all fetching
+            self.labels_paused = len(self._waiting[topic]) > LABELS_HIGH
+        self._fetched_until[topic] = records[-1].offset + 1
+        self._arrived.set()
+
+    @property
+    def waiting(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    async def run(self) -> None:
+        """Work until cancelled. Raises Fenced, Conflict, or what the model store or publisher raises for good."""
+        while True:
+            records = await self._take()
+            if records:
+                await self.process(records)
+                self.taken += sum(1 for record in records if record.topic == "events")
+            elif self._published_up_to > self._trimmed_up_to:
+                await self._trim()
+
+    async def process(self, records: Sequence[Record]) -> None:
+        """One micro-batch, committed; its publication goes on in the background, in order."""
+        step, store = self._step, self._store
+        records = self._unseen(records)
+        if not records:
+            return
+        batch = step.parse(records)
+        needs = step.needs(batch)
+        fetched = await retrying(
+            lambda: store.fetch(
+                self.partition,
+                generation=needs.generation,
+                entities=needs.entities,
+                event_ids=needs.event_ids,
+                due_until_ms=needs.due_until_ms,
+            ),
+            "fetch",
+        )
+        more = step.load(needs, fetched, batch)
+        due = await retrying(lambda: store.remembered(self.partition, more), "fetch") if more else {}
+        commit, outgoing = step.step(batch, due, self._model())
+        commit.published_up_to = self._published_up_to
+        self._crash_point("score.before_commit")
+        await self._commit(commit)
+        self._crash_point("score.after_commit")
+        if self._lease.sequence - self._published_up_to > UNPUBLISHED_MAX and self._publishing is not None:
+            await self._publishing  # the outbox is bounded: Kafka is slow or away
+        if outgoing:
+            before = self._publishing
+            self._publishing = asyncio.create_task(self._publish(before, outgoing, self._lease.sequence))
+
+    async def _commit(self, commit: Commit) -> None:
+        await retrying(lambda: self._store.commit(self._lease, commit), "commit")
+        self.commits += 1
+        self._trimmed_up_to = max(self._trimmed_up_to, commit.published_up_to)
+
+    async def _publish(self, before: asyncio.Task[None] | None, outgoing: list[Outgoing], sequence: int) -> None:
+        # Handing over to the producer before waiting for the earlier batch keeps order: it is one queue per partition.
+        self._crash_point("score.before_publish")
+        await self._publisher.publish(outgoing)
+        if before is not None:
+            await before
+        self._crash_point("score.after_publish")
+        self._published_up_to = sequence
+
+    async def _trim(self) -> None:
+        up_to = self._published_up_to
+        await retrying(lambda: self._store.trim(self._lease, up_to), "trim")
+        self._trimmed_up_to = up_to
+
+    async def finish(self) -> None:
+        """Wait until everything committed is published, then drop it from the outbox."""
+        if self._publishing is not None:
+            await self._publishing
+        try:
+            await self._trim()
+        except Fenced:
+            log.info("partition %d has a new owner", self.partition)
+
+    def _unseen(self, records: Sequence[Record]) -> Sequence[Record]:
+        """A rebalance may deliver a record that the stored offsets already cover."""
+        offsets = self.offsets
+        if all(record.offset >= offsets[record.topic] for record in records):
+            return records
+        return [record for record in records if record.offset >= offsets[record.topic]]
+
+    # -- which records come next -----------------------------------------------------------------------------------
+
+    async def _take(self) -> list[Record]:
+        """The next micro-batch; empty after a while without records."""
+        if self._publishing is not None and self._publishing.done():
+            self._publishing.result()  # a failed publication ends this partition
+        if not self.waiting:
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), TRIM_IDLE_S)
+            except TimeoutError:
+                return []
+        hold_labels = True
+        if not self._waiting["events"] and self._events_lag():
+            hold_labels = await self._await_events()
+        return self._merge(hold_labels)
+
+    def _events_lag(self) -> bool:
+        return self.events_end() > max(self._fetched_until.get("events", 0), self.offsets["events"])
+
+    async def _await_events(self) -> bool:
+        """Labels must not run ahead of events that are already in the log: they would all look early."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + ALIGN_WAIT_S
+        while not self._waiting["events"] and self._events_lag():
+            self._arrived.clear()
+            try:
+                await asyncio.wait_for(self._arrived.wait(), max(0.0, deadline - loop.time()))
+            except TimeoutError:
+                return False
+        return True
+
+    def _merge(self, hold_labels: bool) -> list[Record]:
+        """Events and labels by their Kafka timestamps, each in its own offset order."""
+        events, labels = self._waiting["events"], self._waiting["labels"]
+        hold_labels = hold_labels and self._events_lag()
+        taken: list[Record] = []
+        while len(taken) < self._batch_records_max and (events or labels):
+            if events and (not labels or events[0].timestamp_ms <= labels[0].timestamp_ms):
+                taken.append(events.popleft())
+            elif events or not hold_labels:
+                taken.append(labels.popleft())
+            else:
+                break
+        if self.labels_paused and len(labels) < LABELS_LOW:
+            self.labels_paused = False
+        return taken

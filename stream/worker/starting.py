@@ -1,0 +1,124 @@
+"""What is checked before a worker reads its first record, and how the parts are put together."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple
+
+import redis.asyncio as aioredis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from stream.adapters.kafka_publisher import KafkaPublisher
+from stream.adapters.kafka_topics import ClusterTopics, KafkaTopics
+from stream.adapters.redis_models import RedisControl, RedisModelStore
+from stream.adapters.redis_state import RedisStateStore
+from stream.core.digest import state_digest
+from stream.errors import StartupRefused, Unavailable
+from stream.pipeline import Pipeline
+from stream.settings import Settings
+from stream.topics import TopicNames
+from stream.worker.app import WorkerApp, names_of
+from stream.worker.roles import LearnRole, ScoreRole
+
+__all__ = ["Claimed", "check_redis", "claim", "create_worker", "redis_client"]
+
+REDIS_OLDEST = (6, 2)
+
+
+def redis_client(settings: Settings) -> aioredis.Redis:
+    """A client that neither hides nor repeats a failed call: the commit protocol must see every unknown result."""
+    return aioredis.Redis.from_url(
+        settings.redis_url.get_secret_value(),
+        socket_timeout=settings.redis_timeout_s,
+        socket_connect_timeout=settings.redis_timeout_s,
+        retry=Retry(NoBackoff(), 0),
+        health_check_interval=0,
+    )
+
+
+async def check_redis(client: aioredis.Redis) -> None:
+    """Raises StartupRefused for a Redis that is too old or evicts, Unavailable when it does not answer."""
+    try:
+        info = await client.info()
+    except RedisError as error:
+        raise Unavailable(f"Redis: {error}; check DRIFTLOOP_REDIS_URL") from error
+    version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
+    if version < REDIS_OLDEST:
+        raise StartupRefused("redis_too_old", f"Redis is {info['redis_version']}; 6.2 or newer is needed")
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise StartupRefused(
+            "redis_evicts",
+            f"maxmemory-policy is {policy}: Redis would delete state silently; run "
+            "`CONFIG SET maxmemory-policy noeviction` and set it in redis.conf",
+        )
+
+
+class Claimed(NamedTuple):
+    """The world a pipeline runs in."""
+
+    configuration: str
+    cluster: ClusterTopics
+
+
+async def claim(pipeline: Pipeline, settings: Settings, kafka: KafkaTopics, client: aioredis.Redis) -> Claimed:
+    """Check Redis and topics, and that this name still stands for this configuration on this cluster.
+
+    Raises StartupRefused, Unavailable.
+    """
+    await check_redis(client)
+    cluster = await asyncio.to_thread(kafka.check)
+    configuration = pipeline.fingerprint(state_digest(pipeline.build()))
+    wanted = {"configuration": configuration, "cluster": cluster.cluster_id}
+    wanted |= {f"topic:{name}": found.topic_id for name, found in cluster.topics.items()}
+    wanted["partitions"] = str(cluster.topics["events"].partitions)
+    stored = await RedisControl(client, pipeline.name).claim(wanted)
+    _compare(pipeline.name, wanted, stored)
+    return Claimed(configuration, cluster)
+
+
+def _compare(name: str, wanted: dict[str, str], stored: object) -> None:
+    assert isinstance(stored, dict)
+    reset = f"`driftloop reset {name}` forgets the stored state"
+    for key, value in wanted.items():
+        if stored[key] == value:
+            continue
+        if key == "configuration":
+            raise StartupRefused(
+                "configuration_changed",
+                f"the state in Redis under {name!r} was made by configuration {stored[key]}, this file is {value}; "
+                f"give the changed pipeline another name, or {reset}",
+            )
+        if key == "partitions":
+            raise StartupRefused(
+                "partitions_changed",
+                f"{name}.events had {stored[key]} partitions and has {value}: keys now go elsewhere; {reset}",
+            )
+        what = "another Kafka cluster" if key == "cluster" else f"another {key.removeprefix('topic:')} topic"
+        raise StartupRefused(
+            "topic_recreated",
+            f"the state in Redis under {name!r} belongs to {what} (stored {stored[key]}, found {value}); {reset}",
+        )
+
+
+async def create_worker(
+    pipeline: Pipeline, role: str, settings: Settings, extra_allowed: frozenset[str] = frozenset()
+) -> WorkerApp:
+    """The Faust app of one role, checked and wired. Call it on the event loop that will run it."""
+    settings.signing()
+    names = TopicNames(pipeline.name)
+    kafka = KafkaTopics(settings.kafka(), names)
+    client = redis_client(settings)
+    claimed = await claim(pipeline, settings, kafka, client)
+    publisher = KafkaPublisher(settings.kafka(), names, settings.linger_ms)
+    models = RedisModelStore(redis_client(settings), pipeline.name)
+    owner: ScoreRole | LearnRole
+    if role == "score":
+        state = RedisStateStore(client, pipeline.name)
+        owner = ScoreRole(pipeline, settings, kafka, publisher, state, models, extra_allowed)
+    else:
+        await client.aclose()
+        owner = LearnRole(pipeline, settings, kafka, publisher, models, claimed.configuration, extra_allowed)
+    return WorkerApp(f"{pipeline.name}-{role}", owner, names_of(names, *owner.topics), settings)
