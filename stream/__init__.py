@@ -1,1 +1,10 @@
-"""Event-driven streaming inference and retraining."""
+"""What a pipeline file imports, and nothing else.
+
+If you are here to read the code, start with messages.py, then core/scoring.py and core/learning.py, then
+worker/score.py.
+"""
+
+from stream import entity
+from stream.pipeline import Explain, Feature, Labels, Limits, Pipeline, number
+
+__all__ = ["Explain", "Feature", "Labels", "Limits", "Pipeline", "entity", "number"]

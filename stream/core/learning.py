@@ -6,12 +6,10 @@ after an example depends only on the examples before it, so a crash replays from
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-import river
 
 from stream.core.accelerating import compile_learner
 from stream.core.digest import state_digest
@@ -205,8 +203,6 @@ class LearnStep:
             offset=self.offset,
             shard=self._shard,
             configuration=self._configuration,
-            river=river.__version__,
-            python=platform.python_version(),
             digest=digest,
         )
         sealed = seal(header, model, msgspec.msgpack.encode(state), self._keys[0])

@@ -1,0 +1,261 @@
+"""A model made ready to score: prediction, probabilities and exact additive contributions from one walk.
+
+`compile_scorer` is called once per model snapshot and returns a function that is called for every event. What it can
+explain exactly, it explains; for any other model it calls River and the contributions are None.
+
+- Linear models: the contribution of a feature is weight times (transformed) value; bias + contributions = the raw
+  prediction (log odds for a classifier).
+- Hoeffding trees: walking from the root to the leaf, each split moves the share of the predicted class (or the mean);
+  the move is the split feature's contribution. What the leaf's own model (such as naive Bayes) adds to its share is the
+  contribution "(leaf)". Path contributions are from Saabas 2014, "Interpreting random forests".
+- Forests and bags of such trees: the votes' weighted mean of the members' contributions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from river import compose, ensemble, forest, linear_model, preprocessing, tree
+
+from stream.core.explaining_trees import ClassifierWalk, RegressorWalk, forest_vote, tree_vote
+
+__all__ = ["Answer", "Scorer", "compile_scorer"]
+
+Scale = Literal["log_odds", "probability", "value"]
+
+
+class Answer(NamedTuple):
+    """What a model says of one event. `probabilities` has River's own labels (False and True, or strings)."""
+
+    prediction: bool | str | float | None
+    probabilities: dict[Any, float] | None
+    score: float | None
+    bias: float
+    contributions: dict[str, float] | None
+    scale: Scale | None
+
+
+Scorer = Callable[[dict[str, Any]], Answer]
+Raw = Callable[[dict[str, Any]], tuple[float, dict[str, float] | None]]
+Transform = Callable[[dict[str, Any]], dict[str, Any]]
+
+TREES = (tree.HoeffdingTreeClassifier, tree.HoeffdingAdaptiveTreeClassifier, tree.ExtremelyFastDecisionTreeClassifier)
+TREE_REGRESSORS = (tree.HoeffdingTreeRegressor, tree.HoeffdingAdaptiveTreeRegressor)
+BAGS = (ensemble.BaggingClassifier, ensemble.ADWINBaggingClassifier, ensemble.LeveragingBaggingClassifier)
+
+
+def compile_scorer(model: Any, task: str, *, explain: bool, threshold: float = 0.5) -> Scorer:
+    """The fastest exact way to score with this model as it is now. The model must not be changed while in use.
+
+    The scorer raises ValueError when the model's answer is not finite.
+    """
+    steps = list(model.steps.values()) if type(model) is compose.Pipeline else [model]
+    final = steps[-1]
+    transform = _transform(steps[:-1])
+    if task == "anomaly":
+        return _anomaly(model, threshold)
+    if task == "regression":
+        return _regression(model, final, steps[:-1], transform, explain)
+    if type(final) is linear_model.LogisticRegression and task == "binary":
+        return _log_odds(_linear(final, steps[:-1], transform, explain), float(final.intercept), threshold)
+    if type(final) is linear_model.SoftmaxRegression and explain and task == "multiclass":
+        return _softmax(final, transform)
+    if explain and type(final) in TREES:
+        return _votes(tree_vote(final), transform, task, threshold)
+    if explain and (type(final) is forest.ARFClassifier or type(final) in BAGS):
+        members = list(final)
+        if members and all(isinstance(member, tree.HoeffdingTreeClassifier) for member in members):
+            return _votes(forest_vote(final), transform, task, threshold)
+    return _votes(lambda x: (model.predict_proba_one(x), None), _identity, task, threshold)
+
+
+def _identity(x: dict[str, Any]) -> dict[str, Any]:
+    return x
+
+
+def _transform(transformers: list[Any]) -> Transform:
+    if not transformers:
+        return _identity
+    calls = [transformer.transform_one for transformer in transformers]
+
+    def transform(x: dict[str, Any]) -> dict[str, Any]:
+        for call in calls:
+            x = call(x)
+        return x
+
+    return transform
+
+
+# -- linear models -----------------------------------------------------------------------------------------------------
+
+
+def _linear(final: Any, transformers: list[Any], transform: Transform, explain: bool) -> Raw:
+    """The raw prediction; behind nothing or one StandardScaler, without touching River at all."""
+    weights: dict[str, float] = final.weights
+    bias = float(final.intercept)
+    scaler = transformers[0] if len(transformers) == 1 else None
+    if transformers and not (type(scaler) is preprocessing.StandardScaler and scaler.window_size is None):
+        return _transformed(weights, bias, transform)
+    plan = []
+    for name, weight in weights.items():
+        mean, scale = 0.0, 1.0
+        if scaler is not None:
+            mean, scale = float(scaler.means[name]), 1.0
+            if scaler.with_std:
+                variance = scaler.vars[name]
+                scale = 1.0 / math.sqrt(variance) if variance > 0 else 0.0
+        plan.append((name, mean, weight * scale))
+
+    def raw(x: dict[str, Any]) -> tuple[float, dict[str, float] | None]:
+        total = bias
+        contributions = {}
+        for name, mean, weight in plan:
+            if name in x:
+                contributions[name] = part = (x[name] - mean) * weight
+                total += part
+        return total, contributions
+
+    def raw_only(x: dict[str, Any]) -> tuple[float, dict[str, float] | None]:
+        total = bias
+        for name, mean, weight in plan:
+            if name in x:
+                total += (x[name] - mean) * weight
+        return total, None
+
+    return raw if explain else raw_only
+
+
+def _transformed(weights: dict[str, float], bias: float, transform: Transform) -> Raw:
+    def raw(x: dict[str, Any]) -> tuple[float, dict[str, float] | None]:
+        z = transform(x)
+        contributions = {str(name): weights[name] * z[name] for name in z if name in weights}
+        return bias + sum(contributions.values()), contributions
+
+    return raw
+
+
+def _log_odds(raw: Raw, bias: float, threshold: float) -> Scorer:
+    def scorer(x: dict[str, Any]) -> Answer:
+        odds, contributions = raw(x)
+        p = _sigmoid(odds)
+        return Answer(p >= threshold, {False: 1.0 - p, True: p}, None, bias, contributions, "log_odds")
+
+    return scorer
+
+
+def _sigmoid(odds: float) -> float:
+    """Raises ValueError for a value that is not finite."""
+    if odds >= 0.0:
+        return 1.0 / (1.0 + math.exp(-min(odds, 700.0)))
+    if odds < 0.0:
+        e = math.exp(max(odds, -700.0))
+        return e / (1.0 + e)
+    raise ValueError("the linear model's raw prediction is not a number")
+
+
+def _softmax(final: Any, transform: Transform) -> Scorer:
+    weights = {label: dict(w) for label, w in final.weights.items()}
+
+    def scorer(x: dict[str, Any]) -> Answer:
+        z = transform(x)
+        probabilities = final.predict_proba_one(z)
+        if not probabilities:
+            return Answer(None, {}, None, 0.0, None, None)
+        best = max(probabilities, key=probabilities.__getitem__)
+        mine = weights.get(best, {})
+        contributions = {str(name): mine[name] * value for name, value in z.items() if name in mine}
+        return Answer(best, _finite(probabilities), None, 0.0, contributions, "log_odds")
+
+    return scorer
+
+
+# -- votes: trees, forests and everything else that gives probabilities ---------------------------------------------------
+
+
+def _votes(walk: ClassifierWalk, transform: Transform, task: str, threshold: float) -> Scorer:
+    binary = task == "binary"
+
+    def scorer(x: dict[str, Any]) -> Answer:
+        probabilities, explain_class = walk(transform(x))
+        if binary:
+            p = _share_of_true(probabilities)
+            probabilities = {False: 1.0 - p, True: p}
+            prediction: Any = p >= threshold
+            chosen = True
+        else:
+            _finite(probabilities)
+            if not probabilities or not any(probabilities.values()):
+                return Answer(None, {}, None, 0.0, None, None)
+            prediction = chosen = max(probabilities, key=probabilities.__getitem__)
+        if explain_class is None:
+            return Answer(prediction, probabilities, None, 0.0, None, None)
+        bias, contributions = explain_class(chosen, probabilities[chosen])
+        return Answer(prediction, probabilities, None, bias, contributions, "probability")
+
+    return scorer
+
+
+def _share_of_true(probabilities: dict[Any, float]) -> float:
+    """The probability of true; a half while a model knows nothing."""
+    true, false = probabilities.get(True, 0.0), probabilities.get(False, 0.0)
+    total = true + false
+    if not math.isfinite(total):
+        raise ValueError("the model's probabilities are not finite")
+    if total <= 0.0:
+        return 0.5
+    return true if total == 1.0 else true / total
+
+
+def _finite(probabilities: dict[Any, float]) -> dict[Any, float]:
+    if not all(map(math.isfinite, probabilities.values())):
+        raise ValueError("the model's probabilities are not finite")
+    return probabilities
+
+
+# -- numbers -------------------------------------------------------------------------------------------------------------
+
+
+def _regression(model: Any, final: Any, transformers: list[Any], transform: Transform, explain: bool) -> Scorer:
+    if type(final) is linear_model.LinearRegression:
+        raw = _linear(final, transformers, transform, explain)
+        bias = float(final.intercept)
+
+        def linear(x: dict[str, Any]) -> Answer:
+            value, contributions = raw(x)
+            return Answer(_number(value), None, None, bias, contributions, "value")
+
+        return linear
+    if explain and type(final) in TREE_REGRESSORS:
+        walk = RegressorWalk(final)
+
+        def path(x: dict[str, Any]) -> Answer:
+            value, bias, contributions = walk(transform(x))
+            return Answer(_number(value), None, None, bias, contributions, "value")
+
+        return path
+
+    def plain(x: dict[str, Any]) -> Answer:
+        return Answer(_number(model.predict_one(x)), None, None, 0.0, None, None)
+
+    return plain
+
+
+def _number(value: float | None) -> float:
+    number = 0.0 if value is None else float(value)
+    if not math.isfinite(number):
+        raise ValueError("the model's prediction is not finite")
+    return number
+
+
+def _anomaly(model: Any, threshold: float) -> Scorer:
+    final = list(model.steps.values())[-1] if type(model) is compose.Pipeline else model
+    classify = getattr(final, "classify", None)  # River's anomaly filters have one
+
+    def scorer(x: dict[str, Any]) -> Answer:
+        score = _number(model.score_one(x))
+        flagged = bool(classify(score)) if classify is not None else score >= threshold
+        return Answer(flagged, None, score, 0.0, None, None)
+
+    return scorer
