@@ -80,6 +80,7 @@ class RedisControl:
 
     def __init__(self, client: aioredis.Redis, pipeline: str) -> None:
         self._client = client
+        self._pipeline = pipeline
         self._key = f"{{{pipeline}:control}}"
 
     async def describe(self) -> Mapping[str, str]:
@@ -88,6 +89,17 @@ class RedisControl:
         except RedisError as error:
             raise _unavailable("describe", error) from error
         return {key.decode(): value.decode() for key, value in stored.items()}
+
+    async def forget(self) -> int:
+        """Delete everything Redis holds of the pipeline; returns how many keys that were."""
+        count = 0
+        try:
+            for pattern in (f"{{{self._pipeline}:*}}:*", self._key):
+                async for key in self._client.scan_iter(pattern, count=1_000):
+                    count += int(await self._client.unlink(key))
+        except RedisError as error:
+            raise _unavailable("forget", error) from error
+        return count
 
     async def claim(self, values: Mapping[str, str]) -> Mapping[str, str]:
         try:

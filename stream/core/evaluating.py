@@ -322,6 +322,11 @@ def _skills(sheets: dict[str, Any], key: str, better: int) -> dict[str, float | 
     for baseline in ("persistence", "prior"):
         mine, its = sheets["model"][key], sheets[baseline][key]
         name = f"skill_vs_{baseline}"
+        losses = sheets["model"].get("log_loss"), sheets[baseline].get("log_loss")
+        if losses[0] is not None and losses[1]:
+            # Where a baseline gives probabilities, they are compared: accuracy says little about rare classes.
+            skills[name] = 1 - losses[0] / losses[1]
+            continue
         if mine is None or its is None:
             skills[name] = None
         elif better > 0:

@@ -28,7 +28,7 @@ __all__ = ["EntityFeatures"]
 PANES = 8
 BITS = 512
 WORDS = BITS // 64
-ESTIMATES = [-BITS * math.log(1 - n / BITS) for n in range(BITS)] + [BITS * math.log(BITS)]  # by bits set
+ESTIMATES = [0.0, *(-BITS * math.log(1 - n / BITS) for n in range(1, BITS))] + [BITS * math.log(BITS)]  # by bits set
 
 # A state is a list: [generation, newest_ms, one list per window, last values ..., custom states ...].
 # A window of numbers: [newest pane, count, sum of d, sum of d*d, min, max, panes, anchor] where d = value - anchor and the

@@ -47,6 +47,7 @@ class _Role:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._owned: dict[int, Any] = {}
         self._taken_by_former = 0
+        self._ends: dict[tuple[str, int], int] = {}  # log ends at assignment, until the transport knows better
         self._background: list[asyncio.Task[None]] = []
         self._crash_point = CrashPoints(settings.crash_at)
         self._app: Any = None
@@ -124,6 +125,7 @@ class _Role:
     async def _checked(self, topic: str, number: int, stored: int | None) -> int:
         """The stored offset must lie within the log: a jump would lose records silently."""
         low, high = await asyncio.to_thread(self._kafka.offsets, topic, number)
+        self._ends[topic, number] = high
         if stored is None:
             return low
         if stored < low:
@@ -260,12 +262,12 @@ class ScoreRole(_Role):
             crash_point=self._crash_point,
         )
         offsets = await owned.acquire()
-        owned.events_end = self._end_of(self._names.events, number)
+        owned.events_end = self._end_of_events(number)
         return owned, offsets
 
-    def _end_of(self, topic: str, number: int) -> Callable[[], int]:
-        tp = TP(topic, number)
-        return lambda: int(self._app.consumer.highwater(tp))
+    def _end_of_events(self, number: int) -> Callable[[], int]:
+        tp = TP(self._names.events, number)
+        return lambda: max(int(self._app.consumer.highwater(tp)), self._ends.get(("events", number), 0))
 
     def take(self, topic: str, partition: int, records: Sequence[Record]) -> None:
         owned = self._owned.get(partition)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
@@ -26,7 +27,8 @@ log = logging.getLogger(__name__)
 
 RETRY_FIRST_S, RETRY_LAST_S = 0.02, 1.0
 TRIM_IDLE_S = 0.2
-ALIGN_WAIT_S = 0.5
+GRACE_S = 0.05  # a label newer than every event seen waits so long for events on their way
+ALIGN_WAIT_S = 5.0  # and so long for events that are known to lie in the log
 LABELS_HIGH, LABELS_LOW = 4_000, 1_000  # labels waiting for their time: fetching them pauses and goes on
 UNPUBLISHED_MAX = 64  # micro-batches in the outbox before the next one waits for Kafka
 
@@ -72,6 +74,8 @@ class ScorePartition:
         self._entities_max = entities_max
         self._crash_point = crash_point
         self._waiting: dict[str, deque[Record]] = {"events": deque(), "labels": deque()}
+        self._label_arrivals: deque[float] = deque()  # when each waiting label came, loop time
+        self._seen_ms = -1  # Kafka timestamp of the newest event taken
         self._arrived = asyncio.Event()
         self._publishing: asyncio.Task[None] | None = None
         self._published_up_to = 0
@@ -107,6 +111,7 @@ class ScorePartition:
         """Records of one fetch, in offset order."""
         self._waiting[topic].extend(records)
         if topic == "labels":
+            self._label_arrivals.extend([asyncio.get_running_loop().time()] * len(records))
             self.taken += len(records)  # labels are held back by pausing them, not by stopping all fetching
             self.labels_paused = len(self._waiting[topic]) > LABELS_HIGH
         self._fetched_until[topic] = records[-1].offset + 1
@@ -204,38 +209,38 @@ class ScorePartition:
                 await asyncio.wait_for(self._arrived.wait(), TRIM_IDLE_S)
             except TimeoutError:
                 return []
-        hold_labels = True
-        if not self._waiting["events"] and self._events_lag():
-            hold_labels = await self._await_events()
-        return self._merge(hold_labels)
-
-    def _events_lag(self) -> bool:
-        return self.events_end() > max(self._fetched_until.get("events", 0), self.offsets["events"])
-
-    async def _await_events(self) -> bool:
-        """Labels must not run ahead of events that are already in the log: they would all look early."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + ALIGN_WAIT_S
-        while not self._waiting["events"] and self._events_lag():
+        taken = self._merge()
+        if not taken:  # only labels, and their events may be on the way
             self._arrived.clear()
-            try:
-                await asyncio.wait_for(self._arrived.wait(), max(0.0, deadline - loop.time()))
-            except TimeoutError:
-                return False
-        return True
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._arrived.wait(), GRACE_S / 2)
+            taken = self._merge()
+        return taken
 
-    def _merge(self, hold_labels: bool) -> list[Record]:
-        """Events and labels by their Kafka timestamps, each in its own offset order."""
+    def _merge(self) -> list[Record]:
+        """Events and labels by their Kafka timestamps, each in its own offset order.
+
+        Labels must not run ahead of events that are in the log already: they would all look early.
+        """
         events, labels = self._waiting["events"], self._waiting["labels"]
-        hold_labels = hold_labels and self._events_lag()
+        now_s = asyncio.get_running_loop().time()
         taken: list[Record] = []
-        while len(taken) < self._batch_records_max and (events or labels):
+        while len(taken) < self._batch_records_max:
             if events and (not labels or events[0].timestamp_ms <= labels[0].timestamp_ms):
                 taken.append(events.popleft())
-            elif events or not hold_labels:
+                self._seen_ms = max(self._seen_ms, taken[-1].timestamp_ms)
+            elif labels and (events or self._ripe(labels[0], now_s)):
                 taken.append(labels.popleft())
+                self._label_arrivals.popleft()
             else:
                 break
         if self.labels_paused and len(labels) < LABELS_LOW:
             self.labels_paused = False
         return taken
+
+    def _ripe(self, label: Record, now_s: float) -> bool:
+        """Whether a label may be taken while no event is waiting."""
+        waited_s = now_s - self._label_arrivals[0]
+        if self.events_end() > max(self._fetched_until.get("events", 0), self.offsets["events"]):
+            return waited_s >= ALIGN_WAIT_S
+        return label.timestamp_ms <= self._seen_ms or waited_s >= GRACE_S

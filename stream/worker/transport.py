@@ -231,7 +231,9 @@ class BatchConsumer(FaustConsumer):  # type: ignore[misc]
             self._handed += 1
         batches = [FetchedBatch(topic, p, records) for (topic, p), records in by_partition.items()]
         if batches:
-            self._note_ends(rd, by_partition)
+            # The ends of the sibling topics too: labels must know whether events of their partition are still to come.
+            numbers = {partition for _, partition in by_partition}
+            self._note_ends(rd, [(topic, number) for topic in bare for number in numbers])
             self._on_loop(self._enqueue, batches)
 
     def _note_ends(self, rd: RdConsumer, partitions: Iterable[tuple[str, int]]) -> None:

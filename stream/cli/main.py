@@ -1,0 +1,269 @@
+"""The commands. Each reads its settings from the environment (`driftloop settings` lists them)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from stream import entity
+from stream.adapters.file_pipelines import load_pipeline
+from stream.adapters.kafka_topics import KafkaTopics
+from stream.cli.producing import follow
+from stream.cli.producing import produce as send
+from stream.cli.running import demo as run_demo
+from stream.cli.running import run_up
+from stream.cli.showing import prediction_line, read_status, status_view
+from stream.cli.sources import Columns, Produced, read_source
+from stream.core.guarding import warnings_for
+from stream.errors import ConfigurationError, DriftloopError, StartupRefused
+from stream.pipeline import label_fits
+from stream.settings import Settings, load_settings
+from stream.topics import TopicNames
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+console = Console()
+errors = Console(stderr=True)
+
+PipelineFile = Annotated[Path, typer.Argument(help="the Python file that defines the pipeline")]
+Directory = Annotated[Path, typer.Option("--directory", help="where the local stack keeps its data")]
+
+
+def run() -> None:
+    """Errors of ours are one message and an exit code, not a traceback."""
+    try:
+        app()
+    except ConfigurationError as error:
+        errors.print(f"[bold red]wrong:[/] {error}", highlight=False)
+        sys.exit(2)
+    except StartupRefused as error:
+        errors.print(f"[bold red]refused:[/] {error}", highlight=False)
+        sys.exit(3)
+    except DriftloopError as error:
+        errors.print(f"[bold red]failed:[/] {error}", highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.command()
+def check(pipeline_file: PipelineFile) -> None:
+    """Check a pipeline file without starting anything."""
+    loaded = load_pipeline(pipeline_file)
+    pipeline = loaded.pipeline
+    try:
+        model = pipeline.build()
+    except Exception as error:
+        raise ConfigurationError("model", pipeline.model, f"build(params) raises {type(error).__name__}: {error}") from error
+    for code, text in warnings_for(model, pipeline.task, loaded.allowed):
+        console.print(f"[yellow]warning[/] {code}: {text}", highlight=False)
+    names = ", ".join(feature.name for feature in pipeline.entity_features) or "none"
+    console.print(f"[green]ok[/] {pipeline.name}: {pipeline.task}, {len(pipeline.features)} features")
+    console.print(f"   entity features: {names}", highlight=False)
+
+
+@app.command()
+def worker(
+    pipeline_file: PipelineFile,
+    role: Annotated[str, typer.Option("--role", help="score or learn")],
+    log_level: Annotated[str, typer.Option("--log-level")] = "warning",
+) -> None:
+    """Run one worker: score (events to predictions) or learn (examples to a better model)."""
+    if role not in ("score", "learn"):
+        raise ConfigurationError("--role", role, "use score or learn")
+    logging.basicConfig(
+        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("stream").setLevel(min(logging.INFO, logging.getLogger().level))
+    for noisy in ("faust", "mode", "aiokafka", "stream.worker.transport", "stream.worker.app"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    from stream.worker.app import run as run_worker
+    from stream.worker.starting import create_worker
+
+    loaded = load_pipeline(pipeline_file)
+    settings = load_settings()
+
+    async def live() -> int:
+        return await run_worker(await create_worker(loaded.pipeline, role, settings, loaded.allowed))
+
+    sys.exit(asyncio.run(live()))
+
+
+@app.command()
+def up(
+    pipeline_file: PipelineFile,
+    score: Annotated[int, typer.Option("--score", min=1, max=32, help="score workers")] = 1,
+    directory: Directory = Path(".driftloop") / "up",
+) -> None:
+    """Run a pipeline here: one score and one learn worker, restarted if they fail; Ctrl-C stops everything.
+
+    With DRIFTLOOP_BROKERS set the workers use that Kafka and Redis; otherwise a local stack is started.
+    """
+    run_up(pipeline_file, score, directory, console)
+
+
+@app.command()
+def topics(pipeline_file: PipelineFile) -> None:
+    """Create the pipeline's topics that are missing, and say how the others differ from their declaration."""
+    settings = load_settings()
+    kafka = KafkaTopics(settings.kafka(), TopicNames(load_pipeline(pipeline_file).pipeline.name))
+    made = kafka.create(settings.partitions, settings.replication_factor)
+    console.print(f"created: {', '.join(made) or 'nothing, all exist'}", highlight=False)
+    for difference in kafka.differing_settings():
+        console.print(f"[yellow]differs[/] {difference}", highlight=False)
+    kafka.check()
+
+
+@app.command()
+def produce(
+    pipeline_file: PipelineFile,
+    source: Annotated[str, typer.Argument(help="a .csv, a .jsonl, river:<DataSet>, or a generator's .py")],
+    rate: Annotated[float | None, typer.Option(help="events per second; as fast as possible if not given")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="at most so many events")] = None,
+    label_delay: Annotated[str, typer.Option(help="labels come so much event time after their events")] = "1m",
+    interval: Annotated[str, typer.Option(help="event time between two rows of a source without times")] = "1s",
+    label: Annotated[str | None, typer.Option(help="column of the label")] = None,
+    key: Annotated[str | None, typer.Option(help="column of the entity id")] = None,
+    time_column: Annotated[str | None, typer.Option("--time", help="column of the event time, epoch ms")] = None,
+    event_id: Annotated[str | None, typer.Option(help="column of the event id")] = None,
+    positive: Annotated[str | None, typer.Option(help="the label's text that means true")] = None,
+    seed: Annotated[int, typer.Option(help="of a generator")] = 7,
+) -> None:
+    """Put events, and labels after a delay, onto the topics."""
+    settings = load_settings()
+    pipeline = load_pipeline(pipeline_file).pipeline
+    records = read_source(
+        pipeline,
+        source,
+        columns=Columns(label, key, time_column, event_id, positive),
+        limit=limit,
+        delay_ms=entity.duration_ms(label_delay),
+        interval_ms=entity.duration_ms(interval),
+        seed=seed,
+    )
+    total = limit
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    ) as progress:
+        task = progress.add_task("events", total=total)
+
+        def step(record: Produced) -> None:
+            if record.topic == "events":
+                progress.advance(task)
+
+        counts = send(settings, TopicNames(pipeline.name), records, rate=rate, on_record=step)
+    console.print(f"produced {counts['events']:,} events and {counts['labels']:,} labels", highlight=False)
+
+
+@app.command()
+def predictions(
+    pipeline_file: PipelineFile,
+    from_start: Annotated[bool, typer.Option("--from-start", help="begin with the oldest")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON document per line, as on the topic")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="stop after so many")] = None,
+) -> None:
+    """Follow the predictions; Ctrl-C ends it."""
+    settings = load_settings()
+    name = load_pipeline(pipeline_file).pipeline.name
+    shown = 0
+    for message in follow(settings, TopicNames(name).predictions, from_start=from_start):
+        if as_json:
+            sys.stdout.write(message.value().decode() + "\n")
+            sys.stdout.flush()
+        else:
+            console.print(prediction_line(msgspec.json.decode(message.value())), soft_wrap=True)
+        shown += 1
+        if limit is not None and shown >= limit:
+            return
+
+
+@app.command()
+def label(
+    pipeline_file: PipelineFile,
+    event_id: Annotated[str, typer.Argument(help="the event's id")],
+    value: Annotated[str, typer.Argument(help="its label: true, false, a class or a number")],
+    key: Annotated[str, typer.Option(help="the event's key, its entity id")],
+    source: Annotated[str, typer.Option(help="who says so")] = "person",
+) -> None:
+    """Give one event its label."""
+    pipeline = load_pipeline(pipeline_file).pipeline
+    parsed: Any = value
+    if pipeline.task in ("binary", "anomaly"):
+        parsed = {"true": True, "false": False}.get(value.lower())
+    elif pipeline.task == "regression":
+        try:
+            parsed = float(value)
+        except ValueError:
+            parsed = None
+    if parsed is None or not label_fits(pipeline.task, parsed):
+        raise ConfigurationError("label", value, f"does not fit the task {pipeline.task!r}")
+    now_ms = int(time.time() * 1000)
+    message = {"event_id": event_id, "label": parsed, "labelled_at_ms": now_ms, "source": source}
+    send(load_settings(), TopicNames(pipeline.name), [Produced("labels", key, now_ms, message)])
+    console.print(f"labelled {event_id} as {value}", highlight=False)
+
+
+@app.command()
+def status(
+    pipeline_file: PipelineFile,
+    watch: Annotated[bool, typer.Option("--watch", help="refresh every second until Ctrl-C")] = False,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """One screen: flow, lag, labels, the model and how good it is beside the baselines."""
+    settings = load_settings()
+    name = load_pipeline(pipeline_file).pipeline.name
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(read_status(settings, name)).decode() + "\n")
+        return
+    if not watch:
+        console.print(status_view(read_status(settings, name)))
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            live.update(status_view(read_status(settings, name)), refresh=True)
+            time.sleep(1)
+
+
+@app.command()
+def reset(
+    pipeline_file: PipelineFile,
+    yes: Annotated[bool, typer.Option("--yes", help="do it without asking")] = False,
+) -> None:
+    """Forget the pipeline's state in Redis: its model, features and positions. Its topics stay."""
+    from stream.cli.running import forget
+
+    name = load_pipeline(pipeline_file).pipeline.name
+    if not yes and not typer.confirm(f"Forget the model and all state of {name!r}?"):
+        raise typer.Exit(1)
+    console.print(f"forgot {forget(load_settings(), name)} keys of {name}", highlight=False)
+
+
+@app.command()
+def settings() -> None:
+    """List every setting, its value now, and what it means. Secrets are not shown."""
+    now = load_settings()
+    for field, info in Settings.model_fields.items():
+        console.print(f"DRIFTLOOP_{field.upper()}={getattr(now, field)}", highlight=False, end="")
+        console.print(f"  # {info.description}" if info.description else "", style="dim", highlight=False)
+
+
+@app.command()
+def demo(
+    data: Annotated[str, typer.Argument(help="payments, phishing, segment, shuttle, water-flow or yeast")] = "payments",
+    events: Annotated[int, typer.Option(min=100, help="how many, for payments")] = 30_000,
+    rate: Annotated[float, typer.Option(min=1, help="events per second")] = 1_500,
+    directory: Directory = Path(".driftloop") / "demo",
+) -> None:
+    """Start everything here, stream an example through it, show what happens, report, and stop everything."""
+    run_demo(data, events, rate, directory, console)

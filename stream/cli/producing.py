@@ -1,0 +1,100 @@
+"""Records onto the topics, at a rate, with a progress bar; and predictions off them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import msgspec
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+
+from stream.cli.sources import Produced
+from stream.errors import Unavailable
+from stream.settings import Settings
+from stream.topics import TopicNames
+
+__all__ = ["follow", "produce"]
+
+SEND_S = 30.0
+
+
+def produce(
+    settings: Settings,
+    names: TopicNames,
+    records: Iterable[Produced],
+    *,
+    rate: float | None = None,
+    on_record: Callable[[Produced], None] = lambda _: None,
+) -> dict[str, int]:
+    """Send records, at most `rate` events a second; returns how many went to each topic. Raises Unavailable."""
+    failures: list[str] = []
+    producer = Producer(
+        {
+            **settings.kafka(),
+            "enable.idempotence": True,
+            "linger.ms": 5,
+            "partitioner": "murmur2_random",  # Java's: events and labels of one key meet whatever client sends them
+            "delivery.timeout.ms": int(SEND_S * 1000),
+            "log_level": 3,
+        }
+    )
+
+    def delivered(error: Any, _: Any) -> None:
+        if error is not None:
+            failures.append(str(error))
+
+    counts = {"events": 0, "labels": 0}
+    started_s = time.monotonic()
+    for record in records:
+        if rate is not None and record.topic == "events":
+            ahead_s = counts["events"] / rate - (time.monotonic() - started_s)
+            if ahead_s > 0:
+                producer.poll(0)
+                time.sleep(ahead_s)
+        _send(producer, names[record.topic], record, delivered)
+        counts[record.topic] += 1
+        on_record(record)
+        if failures:
+            break
+    if producer.flush(SEND_S) or failures:
+        raise Unavailable(f"Kafka did not take every record: {failures[0] if failures else 'no answer in time'}")
+    return counts
+
+
+def _send(producer: Producer, topic: str, record: Produced, delivered: Callable[..., None]) -> None:
+    value = msgspec.json.encode(record.value)
+    while True:
+        try:
+            producer.produce(topic, value, record.key, on_delivery=delivered)
+            producer.poll(0)
+            return
+        except BufferError:
+            producer.poll(0.1)
+        except KafkaException as error:
+            raise Unavailable(f"Kafka refused a record for {topic}: {error}") from error
+
+
+def follow(settings: Settings, topic: str, *, from_start: bool, idle_s: float | None = None) -> Iterator[Any]:
+    """Kafka messages of every partition of a topic; for ever, or until none comes for `idle_s`."""
+    consumer = Consumer(
+        {**settings.kafka(), "group.id": "driftloop-follow", "enable.auto.commit": False, "log_level": 3}
+    )
+    try:
+        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        offset = 0 if from_start else -1
+        starts = []
+        for partition in partitions:
+            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+            starts.append(TopicPartition(topic, partition, low if offset == 0 else high))
+        consumer.assign(starts)
+        last_s = time.monotonic()
+        while idle_s is None or time.monotonic() - last_s < idle_s:
+            message = consumer.poll(0.2)
+            if message is not None and message.error() is None:
+                last_s = time.monotonic()
+                yield message
+    except KafkaException as error:
+        raise Unavailable(f"{topic}: {error}") from error
+    finally:
+        consumer.close()

@@ -1,0 +1,319 @@
+"""Commands that run workers: `up` and `demo`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import redis
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from stream.adapters.file_pipelines import load_pipeline
+from stream.adapters.kafka_topics import KafkaTopics
+from stream.adapters.redis_models import RedisControl
+from stream.cli.producing import produce
+from stream.cli.showing import PipelineStatus, figure, quality_table, read_status, status_view
+from stream.cli.sources import Columns, read_source
+from stream.errors import ConfigurationError, DriftloopError, Unavailable
+from stream.local.process import Child, Reaper, wait_until
+from stream.local.stack import Stack
+from stream.pipeline import Pipeline
+from stream.settings import Settings, load_settings
+from stream.topics import TopicNames
+from stream.worker.starting import redis_client
+
+__all__ = ["demo", "forget", "run_up", "worker_command"]
+
+FAILURES_MAX = 5  # of one worker within a minute: then something is wrong that a restart does not mend
+SETTLE_S = 120.0
+READY_S = 60.0
+
+
+class _Demo(NamedTuple):
+    pipeline: str
+    source: str
+    label_delay_ms: int
+    interval_ms: int
+
+
+DEMOS = {
+    "payments": _Demo("payments/pipeline.py", "payments/generator.py", 0, 0),
+    "phishing": _Demo("phishing/pipeline.py", "river:Phishing", 100_000, 1_000),
+    "segment": _Demo("segment/pipeline.py", "river:ImageSegments", 100_000, 1_000),
+    "shuttle": _Demo("shuttle/pipeline.py", "river:Shuttle", 100_000, 1_000),
+    "water-flow": _Demo("water_flow/pipeline.py", "river:WaterFlow", 100_000, 1_000),
+    "yeast": _Demo("yeast/pipeline.py", "river:Yeast", 100_000, 1_000),
+}
+
+
+def worker_command(pipeline_file: Path, role: str) -> list[str]:
+    return [sys.executable, "-m", "stream.cli", "worker", str(pipeline_file), "--role", role]
+
+
+@contextmanager
+def interruptible() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set, instead of an exception in the middle of something."""
+    stop = threading.Event()
+    before = {n: signal.signal(n, lambda *_: stop.set()) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_up(pipeline_file: Path, score: int, directory: Path, console: Console) -> None:
+    """See `driftloop up`."""
+    pipeline = load_pipeline(pipeline_file).pipeline
+    own_servers = "DRIFTLOOP_BROKERS" not in os.environ
+    with interruptible() as stop:
+        if own_servers:
+            with Stack(directory, say=lambda text: console.print(text, style="dim")) as stack:
+                os.environ.update({k: v for k, v in stack.environment().items() if k.startswith("DRIFTLOOP_")})
+                (directory / "environment").write_text(_exports())
+                console.print(f"in another terminal: [bold]source {directory / 'environment'}[/]", highlight=False)
+                _supervise(pipeline, pipeline_file, score, directory, stack.reaper, stop, console)
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        reaper = Reaper()
+        try:
+            _supervise(pipeline, pipeline_file, score, directory, reaper, stop, console)
+        finally:
+            reaper.close()
+
+
+def _exports() -> str:
+    names = ("DRIFTLOOP_BROKERS", "DRIFTLOOP_REDIS_URL", "DRIFTLOOP_SIGNING_KEY")
+    return "".join(f"export {name}={os.environ[name]}\n" for name in names)
+
+
+def _supervise(
+    pipeline: Pipeline,
+    pipeline_file: Path,
+    score: int,
+    directory: Path,
+    reaper: Reaper,
+    stop: threading.Event,
+    console: Console,
+) -> None:
+    settings = load_settings()
+    settings.signing()
+    kafka = KafkaTopics(settings.kafka(), TopicNames(pipeline.name))
+    made = kafka.create(settings.partitions, settings.replication_factor)
+    if made:
+        console.print(f"created topics: {', '.join(made)}", style="dim", highlight=False)
+    logs = directory / "logs"
+    logs.mkdir(exist_ok=True)
+    roles = ["learn", *(f"score-{number}" for number in range(1, score + 1))]
+    children = [
+        Child(role, worker_command(pipeline_file, role.split("-")[0]), logs / f"{role}.log", reaper) for role in roles
+    ]
+    failures: dict[str, list[float]] = {child.name: [] for child in children}
+    try:
+        for child in children:
+            child.start()
+        console.print(f"[bold]{pipeline.name}[/] is up: {', '.join(roles)} (logs in {logs}); Ctrl-C stops it", highlight=False)
+        while not stop.wait(0.2):
+            for child in children:
+                if not child.running():
+                    _restart(child, failures[child.name], console)
+    finally:
+        console.print("stopping ...", style="dim")
+        for child in children:
+            if child.running():
+                child.signal(signal.SIGTERM)
+        for child in children:
+            child.stop(40.0)
+
+
+def _restart(child: Child, failures: list[float], console: Console) -> None:
+    assert child.process is not None
+    code = child.wait(1.0)
+    now_s = time.monotonic()
+    failures[:] = [at_s for at_s in failures if now_s - at_s < 60.0] + [now_s]
+    if code in (2, 3) or len(failures) >= FAILURES_MAX:
+        raise DriftloopError(f"{child.name} ended with exit code {code}:\n{child.tail()}")
+    console.print(f"[yellow]{child.name} ended with exit code {code}; starting it again[/]")
+    child.start()
+
+
+def forget(settings: Settings, name: str) -> int:
+    """Delete a pipeline's keys in Redis; returns how many. Raises Unavailable."""
+
+    async def delete() -> int:
+        client = redis_client(settings)
+        try:
+            return await RedisControl(client, name).forget()
+        finally:
+            await client.aclose()
+
+    return asyncio.run(delete())
+
+
+# -- demo ----------------------------------------------------------------------------------------------------------------
+
+
+def demo(data: str, events: int, rate: float, directory: Path, console: Console) -> None:
+    """See `driftloop demo`."""
+    if data not in DEMOS:
+        raise ConfigurationError("data", data, f"use one of: {', '.join(DEMOS)}")
+    chosen = DEMOS[data]
+    examples = Path(__file__).parents[2] / "examples"
+    pipeline_file = examples / chosen.pipeline
+    source = str(examples / chosen.source) if chosen.source.endswith(".py") else chosen.source
+    pipeline = load_pipeline(pipeline_file).pipeline
+    shutil.rmtree(directory, ignore_errors=True)  # a demo starts from nothing
+    with interruptible() as stop, Stack(directory, say=lambda t: console.print(t, style="dim")) as stack:
+        os.environ.update({k: v for k, v in stack.environment().items() if k.startswith("DRIFTLOOP_")})
+        settings = load_settings()
+        KafkaTopics(settings.kafka(), TopicNames(pipeline.name)).create(settings.partitions, 1)
+        workers = [stack.add(role, worker_command(pipeline_file, role)) for role in ("learn", "score")]
+        console.print("starting a score and a learn worker ...", style="dim")
+        _await_workers(settings, pipeline.name, workers)
+        records = read_source(
+            pipeline,
+            source,
+            columns=Columns(None, None, None, None, None),
+            limit=events if data == "payments" else None,
+            delay_ms=chosen.label_delay_ms,
+            interval_ms=chosen.interval_ms,
+            seed=7,
+        )
+        story = _Story(pipeline.task)
+        sent = _stream(settings, pipeline, records, rate, workers, story, stop, console)
+        if stop.is_set():
+            raise KeyboardInterrupt
+        _report(read_status(settings, pipeline.name), sent, story, console)
+
+
+def _await_workers(settings: Settings, name: str, workers: list[Child]) -> None:
+    client = redis.Redis.from_url(settings.redis_url.get_secret_value())
+    partitions = range(settings.partitions)
+
+    def ready() -> bool:
+        for child in workers:
+            if not child.running():
+                raise DriftloopError(f"the {child.name} worker ended:\n{child.tail()}")
+        return all(client.hexists(f"{{{name}:{partition}}}:state", "epoch") for partition in partitions)
+
+    try:
+        wait_until(ready, READY_S, "the workers to own their partitions")
+    finally:
+        client.close()
+
+
+class _Story:
+    """How quality went over time, for the report."""
+
+    def __init__(self, task: str) -> None:
+        self.key = {"regression": "mae", "binary": "average_precision", "anomaly": "roc_auc"}.get(task, "accuracy")
+        self.points: list[tuple[int, float]] = []
+
+    def note(self, status: PipelineStatus) -> None:
+        if status.learner is None:
+            return
+        window = status.learner["metrics"]["window"]
+        value = window["model"].get(self.key)
+        learned = status.learner["counts"].get("learned", 0)
+        if value is not None and (not self.points or learned > self.points[-1][0]):
+            self.points.append((learned, value))
+
+    def line(self) -> str:
+        """The course of the figure in the sliding window, as a sparkline."""
+        if len(self.points) < 3:
+            return ""
+        step = max(1, len(self.points) // 60)
+        values = [value for _, value in self.points[::step]]
+        low, high = min(values), max(values)
+        bars = "▁▂▃▄▅▆▇█"
+        scaled = [bars[int((v - low) / (high - low) * 7)] if high > low else bars[0] for v in values]
+        return f"{self.key.replace('_', ' ')} in the sliding window, from {low:.3f} to {high:.3f}: {''.join(scaled)}"
+
+
+def _stream(
+    settings: Settings,
+    pipeline: Pipeline,
+    records: Any,
+    rate: float,
+    workers: list[Child],
+    story: _Story,
+    stop: threading.Event,
+    console: Console,
+) -> dict[str, int]:
+    """Produce in a thread while the screen follows; returns what was sent once everything is processed."""
+    sent: dict[str, int] = {}
+    failure: list[BaseException] = []
+
+    def produce_all() -> None:
+        try:
+            wanted = (record for record in records if not stop.is_set())
+            sent.update(produce(settings, TopicNames(pipeline.name), wanted, rate=rate))
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=produce_all, name="produce")
+    thread.start()
+    settled_by_s = None
+    try:
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            while not stop.wait(0.5):
+                if failure:
+                    raise failure[0]
+                for child in workers:
+                    if not child.running():
+                        raise DriftloopError(f"the {child.name} worker ended:\n{child.tail()}")
+                status = read_status(settings, pipeline.name)
+                story.note(status)
+                live.update(Group(status_view(status), Text(story.line())), refresh=True)
+                if thread.is_alive():
+                    continue
+                settled_by_s = settled_by_s or time.monotonic() + SETTLE_S
+                if _settled(status, sent):
+                    break
+                if time.monotonic() > settled_by_s:
+                    raise Unavailable(f"not everything was processed within {SETTLE_S:.0f} s")
+    finally:
+        stop_now = stop.is_set()
+        if failure or not stop_now:
+            stop.set() if thread.is_alive() else None
+        thread.join(30)
+    return sent
+
+
+def _settled(status: PipelineStatus, sent: dict[str, int]) -> bool:
+    counts = status.counts()
+    done = counts.get("events", 0) >= sent["events"] and counts.get("labels", 0) >= sent["labels"]
+    return done and status.lag("examples") == 0
+
+
+def _report(status: PipelineStatus, sent: dict[str, int], story: _Story, console: Console) -> None:
+    counts = status.counts()
+    assert status.learner is not None
+    console.rule(f"{status.name}: report")
+    console.print(
+        f"sent {sent['events']:,} events and {sent['labels']:,} labels; "
+        f"{counts.get('predictions', 0):,} predictions, {counts.get('dead_letters', 0):,} dead letters, "
+        f"{status.learner['counts'].get('learned', 0):,} labels learned, each once",
+        highlight=False,
+    )
+    console.print(quality_table(status.learner["metrics"]))
+    overall = status.learner["metrics"]["overall"]
+    console.print(
+        f"skill against persistence {figure(overall['skill_vs_persistence'])}, "
+        f"against the prior {figure(overall['skill_vs_prior'])} (1 is perfect, 0 no better)",
+        highlight=False,
+    )
+    console.print(story.line(), highlight=False)
+    if counts.get("predictions", 0) + counts.get("dead_letters", 0) < sent["events"]:
+        raise DriftloopError("some events have neither a prediction nor a dead letter")

@@ -1,0 +1,137 @@
+"""What the command line shows: predictions, status, reports."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from stream.adapters.kafka_topics import KafkaTopics
+from stream.adapters.redis_models import RedisControl, RedisModelStore
+from stream.core.scoring import Meta
+from stream.settings import Settings
+from stream.topics import TopicNames
+from stream.worker.starting import redis_client
+
+__all__ = ["PipelineStatus", "figure", "prediction_line", "read_status", "status_view"]
+
+HEADLINE = {
+    "binary": ("accuracy", "roc_auc", "average_precision", "recall", "precision", "log_loss"),
+    "anomaly": ("accuracy", "roc_auc", "average_precision", "recall", "precision"),
+    "multiclass": ("accuracy", "macro_f1", "kappa", "log_loss"),
+    "regression": ("mae", "rmse", "r2", "bias"),
+}
+
+
+class PipelineStatus(msgspec.Struct):
+    """One look at a pipeline: what Redis and Kafka say."""
+
+    name: str
+    partitions: dict[int, Meta]
+    ends: dict[str, dict[int, int]]  # topic -> partition -> log end
+    learner: dict[str, Any] | None
+    control: dict[str, str]
+
+    def lag(self, topic: str) -> int:
+        ends = self.ends.get(topic, {})
+        if topic == "examples":
+            return sum(ends.values()) - (int(self.learner["version"].rsplit("@", 1)[1]) if self.learner else 0)
+        return sum(end - self.partitions[p].offsets.get(topic, 0) for p, end in ends.items() if p in self.partitions)
+
+    def counts(self) -> dict[str, int]:
+        total: dict[str, int] = {}
+        for meta in self.partitions.values():
+            for name, count in meta.counts.items():
+                total[name] = total.get(name, 0) + count
+        return total
+
+
+def read_status(settings: Settings, name: str) -> PipelineStatus:
+    """Raises Unavailable."""
+    return asyncio.run(_read_status(settings, name))
+
+
+async def _read_status(settings: Settings, name: str) -> PipelineStatus:
+    client = redis_client(settings)
+    try:
+        names = TopicNames(name)
+        kafka = KafkaTopics(settings.kafka(), names)
+        topics = kafka.describe().topics
+        ends = {
+            topic: {p: kafka.offsets(topic, p)[1] for p in range(topics[topic].partitions)}
+            for topic in ("events", "labels", "examples")
+            if topic in topics
+        }
+        partitions = {}
+        for partition in ends.get("events", {}):
+            meta = await client.hget(f"{{{name}:{partition}}}:state", "meta")  # type: ignore[misc]
+            partitions[partition] = msgspec.json.decode(meta, type=Meta) if meta else Meta()
+        status = await RedisModelStore(client, name).status(0)
+        control = dict(await RedisControl(client, name).describe())
+        return PipelineStatus(name, partitions, ends, msgspec.json.decode(status) if status else None, control)
+    finally:
+        await client.aclose()
+
+
+def figure(value: Any) -> str:
+    """A number for people; a dash for what is not defined yet."""
+    if value is None:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def status_view(status: PipelineStatus) -> Group:
+    """One screen."""
+    counts = status.counts()
+    flow = Table(title=f"{status.name}: flow", title_justify="left")
+    for column in ("events", "predictions", "labels", "examples", "dead letters", "lag events", "lag labels"):
+        flow.add_column(column, justify="right")
+    row = [counts.get(key, 0) for key in ("events", "predictions", "labels", "examples", "dead_letters")]
+    flow.add_row(*map(figure, [*row, status.lag("events"), status.lag("labels")]))
+    labels = Text("labels: " + (", ".join(f"{k} {v:,}" for k, v in sorted(counts.items()) if "label" in k) or "none"))
+    if status.learner is None:
+        return Group(flow, labels, Text("no model yet: start a learn worker", style="yellow"))
+    learned = status.learner["counts"].get("learned", 0)
+    model = Text(f"model {status.learner['version']}: learned {learned:,}, {status.learner['model_size_bytes']:,} bytes")
+    return Group(flow, labels, model, quality_table(status.learner["metrics"]))
+
+
+def quality_table(metrics: Mapping[str, Any]) -> Table:
+    """Model beside both baselines, over all labels and over the window."""
+    table = Table(title="quality of served predictions", title_justify="left")
+    table.add_column("")
+    keys = HEADLINE[metrics["task"]]
+    for key in keys:
+        table.add_column(key.replace("_", " "), justify="right")
+    for span in ("overall", "window"):
+        for system in ("model", "persistence", "prior"):
+            sheet = metrics[span][system]
+            name = f"{system}, {span} ({metrics[span]['labels']:,} labels)" if system == "model" else f"  {system}"
+            table.add_row(name, *(figure(sheet.get(key)) for key in keys))
+    return table
+
+
+def prediction_line(value: Mapping[str, Any]) -> Text:
+    """One prediction on one line: what, how sure, why, by which model, from where."""
+    text = Text()
+    text.append(f"{value['event_id']:>24}  ")
+    prediction = value["prediction"]
+    shown = f"{prediction:.3f}" if isinstance(prediction, float) else str(prediction).lower()
+    text.append(f"{shown:>10}", style="bold red" if prediction is True else "bold")
+    probabilities = value.get("probabilities") or {}
+    if shown in probabilities:
+        text.append(f" {probabilities[shown]:.3f}")
+    if value.get("score") is not None:
+        text.append(f" score {value['score']:.3f}")
+    explanation = value.get("explanation")
+    if explanation:
+        top = ", ".join(f"{name} {part:+.2f}" for name, part in explanation["contributions"][:3])
+        text.append(f"  {top}", style="dim")
+    source = value["source"]
+    text.append(f"  {value['model']['version']}  {source['topic']}-{source['partition']}@{source['offset']}", style="cyan")
+    return text

@@ -1,0 +1,1 @@
+"""Kafka, Redis and workers on one machine without Docker."""
