@@ -25,7 +25,7 @@ Task = Literal["binary", "multiclass", "regression", "anomaly"]
 TASKS = ("binary", "multiclass", "regression", "anomaly")
 TYPES: tuple[type, ...] = (float, int, str, bool)
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
-FEATURE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
+FEATURE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}")
 MAGNITUDE_MAX = 1e15  # squares and sums of squares of such values stay finite
 
 
@@ -257,7 +257,7 @@ def _scalar_mistakes(pipeline: Pipeline) -> list[ConfigurationError]:
 def _feature_mistakes(name: str, kind: type | Feature) -> list[ConfigurationError]:
     key = f"features[{name!r}]"
     if not isinstance(name, str) or not FEATURE_NAME.fullmatch(name):
-        return [ConfigurationError(key, name, "name it with letters, digits and _, starting with a letter")]
+        return [ConfigurationError(key, name, "name it with letters, digits, _, . and -, starting with a letter")]
     feature = kind if isinstance(kind, Feature) else Feature(type=kind)
     if feature.type not in TYPES:
         return [ConfigurationError(key, kind, "use float, int, str, bool, or number(low=..., high=...)")]

@@ -61,6 +61,7 @@ class Settings(BaseSettings):
         config: dict[str, str | int | float | bool] = {
             "bootstrap.servers": self.brokers,
             "security.protocol": self.kafka_security_protocol,
+            "log_level": 0,  # failures reach the caller as exceptions; librdkafka would repeat them on the terminal
         }
         if self.kafka_security_protocol.startswith("SASL"):
             config["sasl.mechanism"] = self.kafka_sasl_mechanism

@@ -40,7 +40,6 @@ class KafkaPublisher:
                 "queue.buffering.max.kbytes": 262_144,
                 "message.max.bytes": 4_000_000,
                 "partitioner": "murmur2_random",
-                "log_level": 3,  # the guarantee above is called experimental in a warning at each start
             }
         )
         self._order = asyncio.Lock()

@@ -260,9 +260,9 @@ def settings() -> None:
 
 @app.command()
 def demo(
-    data: Annotated[str, typer.Argument(help="payments, phishing, segment, shuttle, water-flow or yeast")] = "payments",
+    data: Annotated[str, typer.Argument(help="payments, phishing, segment, shuttle or water-flow")] = "payments",
     events: Annotated[int, typer.Option(min=100, help="how many, for payments")] = 30_000,
-    rate: Annotated[float, typer.Option(min=1, help="events per second")] = 1_500,
+    rate: Annotated[float | None, typer.Option(min=1, help="events per second; each example has its own")] = None,
     directory: Directory = Path(".driftloop") / "demo",
 ) -> None:
     """Start everything here, stream an example through it, show what happens, report, and stop everything."""

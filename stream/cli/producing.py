@@ -36,7 +36,6 @@ def produce(
             "linger.ms": 5,
             "partitioner": "murmur2_random",  # Java's: events and labels of one key meet whatever client sends them
             "delivery.timeout.ms": int(SEND_S * 1000),
-            "log_level": 3,
         }
     )
 
@@ -78,7 +77,6 @@ def _send(producer: Producer, topic: str, record: Produced, delivered: Callable[
 def follow(settings: Settings, topic: str, *, from_start: bool, idle_s: float | None = None) -> Iterator[Any]:
     """Kafka messages of every partition of a topic; for ever, or until none comes for `idle_s`."""
     consumer = Consumer(
-        {**settings.kafka(), "group.id": "driftloop-follow", "enable.auto.commit": False, "log_level": 3}
     )
     try:
         partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions

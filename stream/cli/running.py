@@ -45,15 +45,15 @@ class _Demo(NamedTuple):
     source: str
     label_delay_ms: int
     interval_ms: int
+    rate: float  # events per second: a model needs time to learn between an event and its like
 
 
 DEMOS = {
-    "payments": _Demo("payments/pipeline.py", "payments/generator.py", 0, 0),
-    "phishing": _Demo("phishing/pipeline.py", "river:Phishing", 100_000, 1_000),
-    "segment": _Demo("segment/pipeline.py", "river:ImageSegments", 100_000, 1_000),
-    "shuttle": _Demo("shuttle/pipeline.py", "river:Shuttle", 100_000, 1_000),
-    "water-flow": _Demo("water_flow/pipeline.py", "river:WaterFlow", 100_000, 1_000),
-    "yeast": _Demo("yeast/pipeline.py", "river:Yeast", 100_000, 1_000),
+    "payments": _Demo("payments/pipeline.py", "payments/generator.py", 0, 0, 1_500),
+    "phishing": _Demo("phishing/pipeline.py", "river:Phishing", 20_000, 1_000, 100),
+    "segment": _Demo("segment/pipeline.py", "river:ImageSegments", 20_000, 1_000, 150),
+    "shuttle": _Demo("shuttle/pipeline.py", "river:Shuttle", 100_000, 1_000, 3_000),
+    "water-flow": _Demo("water_flow/pipeline.py", "river:WaterFlow", 86_400_000, 1_000, 80),
 }
 
 
@@ -164,7 +164,7 @@ def forget(settings: Settings, name: str) -> int:
 # -- demo ----------------------------------------------------------------------------------------------------------------
 
 
-def demo(data: str, events: int, rate: float, directory: Path, console: Console) -> None:
+def demo(data: str, events: int, rate: float | None, directory: Path, console: Console) -> None:
     """See `driftloop demo`."""
     if data not in DEMOS:
         raise ConfigurationError("data", data, f"use one of: {', '.join(DEMOS)}")
@@ -191,7 +191,7 @@ def demo(data: str, events: int, rate: float, directory: Path, console: Console)
             seed=7,
         )
         story = _Story(pipeline.task)
-        sent = _stream(settings, pipeline, records, rate, workers, story, stop, console)
+        sent = _stream(settings, pipeline, records, rate or chosen.rate, workers, story, stop, console)
         if stop.is_set():
             raise KeyboardInterrupt
         _report(read_status(settings, pipeline.name), sent, story, console)
@@ -292,9 +292,8 @@ def _stream(
 
 
 def _settled(status: PipelineStatus, sent: dict[str, int]) -> bool:
-    counts = status.counts()
-    done = counts.get("events", 0) >= sent["events"] and counts.get("labels", 0) >= sent["labels"]
-    return done and status.lag("examples") == 0
+    arrived = all(sum(status.ends[topic].values()) >= count for topic, count in sent.items())
+    return arrived and not any(status.lag(topic) for topic in ("events", "labels", "examples"))
 
 
 def _report(status: PipelineStatus, sent: dict[str, int], story: _Story, console: Console) -> None:
@@ -307,6 +306,9 @@ def _report(status: PipelineStatus, sent: dict[str, int], story: _Story, console
         f"{status.learner['counts'].get('learned', 0):,} labels learned, each once",
         highlight=False,
     )
+    codes = ", ".join(f"{k.partition('.')[2]} {v:,}" for k, v in sorted(counts.items()) if k.startswith("dead_letters."))
+    if codes:
+        console.print(f"dead letters by code: {codes}", style="yellow", highlight=False)
     console.print(quality_table(status.learner["metrics"]))
     overall = status.learner["metrics"]["overall"]
     console.print(

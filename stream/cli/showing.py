@@ -93,12 +93,20 @@ def status_view(status: PipelineStatus) -> Group:
         flow.add_column(column, justify="right")
     row = [counts.get(key, 0) for key in ("events", "predictions", "labels", "examples", "dead_letters")]
     flow.add_row(*map(figure, [*row, status.lag("events"), status.lag("labels")]))
-    labels = Text("labels: " + (", ".join(f"{k} {v:,}" for k, v in sorted(counts.items()) if "label" in k) or "none"))
+    labels = Text("labels: " + (_listed(counts, "_labels") or "none"))
+    dead = _listed(counts, "dead_letters.")
+    if dead:
+        labels.append(f"\ndead letters: {dead}", style="yellow")
     if status.learner is None:
         return Group(flow, labels, Text("no model yet: start a learn worker", style="yellow"))
     learned = status.learner["counts"].get("learned", 0)
     model = Text(f"model {status.learner['version']}: learned {learned:,}, {status.learner['model_size_bytes']:,} bytes")
     return Group(flow, labels, model, quality_table(status.learner["metrics"]))
+
+
+def _listed(counts: Mapping[str, int], part: str) -> str:
+    """Counts whose name has the part, without it: "on_time 12, late 3"."""
+    return ", ".join(f"{k.replace(part, '')} {v:,}" for k, v in sorted(counts.items()) if part in k)
 
 
 def quality_table(metrics: Mapping[str, Any]) -> Table:

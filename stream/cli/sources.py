@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,8 +74,11 @@ class _Row(NamedTuple):
 
 
 def _in_time(rows: Iterable[_Row], delay_ms: int, interval_ms: int) -> Iterator[Produced]:
-    """Events with their labels woven in by event time; a table without times gets one event per interval, from now."""
-    start_ms = int(time.time() * 1000)
+    """Events with their labels woven in by event time.
+
+    A table without times gets one event per interval, beginning a year ago: event time must not run ahead of Kafka's.
+    """
+    start_ms = int(time.time() * 1000) - 365 * 86_400_000
     due: list[tuple[int, int, Produced]] = []
     for number, row in enumerate(rows):
         at_ms = row.at_ms if row.at_ms is not None else start_ms + number * interval_ms
@@ -179,9 +183,15 @@ def _river(name: str, pipeline: Pipeline) -> Iterator[_Row]:
         known = ", ".join(n for n in dir(datasets) if n[0].isupper())
         raise ConfigurationError("source", f"river:{name}", f"River ships: {known}")
     for number, (x, y) in enumerate(kind()):
-        features = {n: _convert(x[n], f.type, n, number) for n, f in pipeline.declared.items() if n in x}
+        at_ms = None
+        values = dict(x)
+        for value in x.values():
+            if isinstance(value, datetime):  # a moment is the event's time, and its parts are features
+                at_ms = int(value.replace(tzinfo=UTC).timestamp() * 1000)
+                values |= {"hour": value.hour, "weekday": value.weekday(), "month": value.month}
+        features = {n: _convert(values[n], f.type, n, number) for n, f in pipeline.declared.items() if n in values}
         label: Any = str(y) if pipeline.task == "multiclass" else float(y) if pipeline.task == "regression" else bool(y)
-        yield _Row(f"entity-{number % 100}", None, None, features, label)
+        yield _Row(f"entity-{number % 100}", None, at_ms, features, label)
 
 
 def _generator(path: Path, limit: int, seed: int) -> Iterator[Produced]:

@@ -99,11 +99,17 @@ class EventParser:
     def __init__(self, pipeline: Pipeline) -> None:
         limits = pipeline.limits
         declared = pipeline.declared
-        fields = []
-        for name, feature in declared.items():
+        fields: list[Any] = []
+        rename = {}
+        for number, (name, feature) in enumerate(declared.items()):
             kind = _feature_type(feature, limits.string_length_max)
-            fields.append((name, kind) if feature.default is None else (name, kind, feature.default))
-        features = msgspec.defstruct("Features", fields, forbid_unknown_fields=True, gc=False)  # type: ignore[arg-type]
+            field = f"f{number}"  # a feature's name need not be an identifier
+            rename[field] = name
+            fields.append((field, kind) if feature.default is None else (field, kind, feature.default))
+        features = msgspec.defstruct(
+            "Features", fields, rename=rename, kw_only=True, forbid_unknown_fields=True, gc=False
+        )
+        self._names = tuple(declared)
         event = msgspec.defstruct(
             "Event",
             [("event_id", Identifier), ("occurred_at_ms", EpochMs), ("features", features)],
@@ -128,7 +134,7 @@ class EventParser:
                 "event_in_future",
                 f"occurred_at_ms lies more than {self._future_ms_max} ms after the record's own timestamp",
             )
-        features = msgspec.structs.asdict(event.features)
+        features = dict(zip(self._names, msgspec.structs.astuple(event.features), strict=True))
         for name, default in self._defaults.items():
             if features[name] is None:
                 features[name] = default

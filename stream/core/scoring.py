@@ -182,7 +182,7 @@ class ScoreStep:
             answer = model.scorer(x)
         except Exception as error:  # noqa: BLE001 - a user's model may raise anything; one event must not stop the stream
             raise RecordRejected(
-                "model_failed", f"the model {model.ref.version} raised {type(error).__name__} for this event"
+                "model_failed", f"the model {model.ref.version} raised {_where(error)} for this event"
             ) from error
         probabilities = _named(answer.probabilities)
         self._emit(
@@ -358,6 +358,7 @@ class ScoreStep:
 
     def _dead_letter(self, record: Record, rejected: RecordRejected) -> None:
         self._count("dead_letters")
+        self._count(f"dead_letters.{rejected.code}")
         self._out.append(dead_letter(record, rejected, "score", self._pipeline.name))
 
 
@@ -374,6 +375,17 @@ def dead_letter(record: Record, rejected: RecordRejected, stage: str, prefix: st
     headers = list(record.headers or [])
     headers += [(ERROR_HEADER + f, str(getattr(letter, f)).encode()) for f in letter.__struct_fields__]
     return Outgoing("dead_letters", record.partition, record.key, record.value, record.timestamp_ms, headers)
+
+
+def _where(error: Exception) -> str:
+    """The type and the place of an error; its text may quote the payload."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return type(error).__name__
+    file = trace.tb_frame.f_code.co_filename.rpartition("/")[2]
+    return f"{type(error).__name__} in {file}, line {trace.tb_lineno},"
 
 
 def _named(probabilities: dict[Any, float] | None) -> dict[str, float] | None:

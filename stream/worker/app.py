@@ -94,7 +94,6 @@ def _consumer_config(group: str, settings: Settings) -> dict[str, Any]:
         "queued.max.messages.kbytes": 16_384,
         "max.poll.interval.ms": 300_000,
         "topic.metadata.refresh.interval.ms": 60_000,
-        "log_level": 3,
     }
 
 

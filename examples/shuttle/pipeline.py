@@ -1,0 +1,19 @@
+"""Is this sensor reading of a space shuttle strange? River's Shuttle: 7 % anomalies, learned without their labels."""
+
+from river import anomaly, preprocessing
+
+from stream import Labels, Pipeline
+
+
+def build(params):
+    return preprocessing.MinMaxScaler() | anomaly.HalfSpaceTrees(n_trees=15, height=8, seed=params["seed"])
+
+
+pipeline = Pipeline(
+    name="shuttle",
+    task="anomaly",
+    features={f"f{number}": int for number in range(1, 10)},
+    model=build,
+    threshold=0.9,
+    labels=Labels(wait="1h"),
+)
