@@ -155,7 +155,9 @@ def validate(features: Sequence[EntityFeature], declared: Mapping[str, Any]) -> 
     for position, feature in enumerate(features):
         key = f"entity_features[{position}]"
         if not isinstance(feature, EntityFeature):
-            found.append(ConfigurationError(key, feature, "use the functions of stream.entity, such as entity.count('1h')"))
+            found.append(
+                ConfigurationError(key, feature, "use the functions of stream.entity, such as entity.count('1h')")
+            )
             continue
         if not NAME.fullmatch(feature.name):
             found.append(ConfigurationError(f"{key}.name", feature.name, "use letters, digits and _"))
@@ -166,16 +168,18 @@ def validate(features: Sequence[EntityFeature], declared: Mapping[str, Any]) -> 
     return found
 
 
-def _feature_mistakes(
-    key: str, feature: EntityFeature, declared: Mapping[str, Any]
-) -> list[ConfigurationError]:
+def _feature_mistakes(key: str, feature: EntityFeature, declared: Mapping[str, Any]) -> list[ConfigurationError]:
     found = []
     if feature.field is not None:
         if feature.field not in declared:
             known = ", ".join(declared) or "none"
-            found.append(ConfigurationError(f"{key}.field", feature.field, f"declare it in features (declared: {known})"))
+            found.append(
+                ConfigurationError(f"{key}.field", feature.field, f"declare it in features (declared: {known})")
+            )
         elif feature.kind in NUMERIC and declared[feature.field] not in (float, int):
-            found.append(ConfigurationError(f"{key}.field", feature.field, f"{feature.kind} needs a float or int feature"))
+            found.append(
+                ConfigurationError(f"{key}.field", feature.field, f"{feature.kind} needs a float or int feature")
+            )
     if feature.window is not None:
         try:
             if not WINDOW_MIN_MS <= feature.window_ms <= WINDOW_MAX_MS:

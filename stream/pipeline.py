@@ -50,9 +50,7 @@ class Feature:
         return self.low > -MAGNITUDE_MAX or self.high < MAGNITUDE_MAX
 
 
-def number(
-    low: float = -MAGNITUDE_MAX, high: float = MAGNITUDE_MAX, default: float | None = None
-) -> Feature:
+def number(low: float = -MAGNITUDE_MAX, high: float = MAGNITUDE_MAX, default: float | None = None) -> Feature:
     """A numeric feature with reference quantiles.
 
     >>> number(low=0, high=5_000).bounded
@@ -165,17 +163,12 @@ class Pipeline:
         if len(mistakes) == 1:
             raise mistakes[0]
         if mistakes:
-            raise ConfigurationError(
-                "pipeline", self.name, "mend all of these:\n  " + "\n  ".join(map(str, mistakes))
-            )
+            raise ConfigurationError("pipeline", self.name, "mend all of these:\n  " + "\n  ".join(map(str, mistakes)))
 
     @property
     def declared(self) -> dict[str, Feature]:
         """Every feature in full, in declaration order."""
-        return {
-            name: kind if isinstance(kind, Feature) else Feature(type=kind)
-            for name, kind in self.features.items()
-        }
+        return {name: kind if isinstance(kind, Feature) else Feature(type=kind) for name, kind in self.features.items()}
 
     @property
     def bounds(self) -> tuple[tuple[str, float, float], ...]:

@@ -130,7 +130,9 @@ class ModelStore(Protocol):
     async def acquire(self, shard: int) -> ShardModel:
         """Take the next epoch of the shard. Raises Unavailable."""
 
-    async def commit(self, shard: int, *, epoch: int, version: str, offset: int, snapshot: bytes, status: bytes) -> None:
+    async def commit(
+        self, shard: int, *, epoch: int, version: str, offset: int, snapshot: bytes, status: bytes
+    ) -> None:
         """Publish a snapshot; its offset never goes back. Raises Fenced, Conflict, Unavailable."""
 
     async def version(self, shard: int) -> str | None: ...

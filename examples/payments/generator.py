@@ -76,7 +76,7 @@ def payments(
         if made < n_events:
             now_ms += rng.expovariate(1.0) * step_ms
         while queue and (queue[0][0] <= now_ms or made >= n_events):
-            at_ms, _, record = heapq.heappop(queue)
+            record = heapq.heappop(queue)[2]
             if record.topic == "events":
                 if made >= n_events:
                     continue
@@ -162,7 +162,13 @@ def _shopping(rng: random.Random, card: _Card, now_ms: float, number: int) -> It
 
 
 def _labels(
-    rng: random.Random, event: Record, fraud: bool, missing: float, duplicate: float, contradicting: float, unknown: float
+    rng: random.Random,
+    event: Record,
+    fraud: bool,
+    missing: float,
+    duplicate: float,
+    contradicting: float,
+    unknown: float,
 ) -> Iterator[tuple[float, Record]]:
     """The label of one event, with its misbehaviour. Fraud is noticed after 1 to 48 hours, peace after a day."""
     delay_ms = rng.uniform(1, 48) * HOUR_MS if fraud else 24 * HOUR_MS

@@ -21,7 +21,5 @@ pipeline = Pipeline(
     task="multiclass",
     features={**dict.fromkeys(INTEGERS, int), **dict.fromkeys(NUMBERS, float)},
     model=build,
-    labels=Labels(
-        wait="1h", classes=("brickface", "cement", "foliage", "grass", "path", "sky", "window")
-    ),
+    labels=Labels(wait="1h", classes=("brickface", "cement", "foliage", "grass", "path", "sky", "window")),
 )

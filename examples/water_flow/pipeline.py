@@ -6,9 +6,8 @@ from stream import Labels, Pipeline
 
 
 def build(params):
-    return (
-        (compose.Select("hour", "weekday") | preprocessing.OneHotEncoder())
-        | linear_model.LinearRegression(optim.SGD(params["learning_rate"]), intercept_lr=0.03, clip_gradient=50)
+    return (compose.Select("hour", "weekday") | preprocessing.OneHotEncoder()) | linear_model.LinearRegression(
+        optim.SGD(params["learning_rate"]), intercept_lr=0.03, clip_gradient=50
     )
 
 

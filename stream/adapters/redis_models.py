@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import redis.asyncio as aioredis
 from redis.exceptions import RedisError
@@ -67,7 +68,7 @@ class RedisModelStore:
 
     async def _field(self, shard: int, name: str) -> bytes | None:
         try:
-            return await self._client.hget(self._key(shard), name)  # type: ignore[misc, return-value]
+            return cast(bytes | None, await self._client.hget(self._key(shard), name))
         except RedisError as error:
             raise _unavailable(f"read {name}", error) from error
 
@@ -85,7 +86,7 @@ class RedisControl:
 
     async def describe(self) -> Mapping[str, str]:
         try:
-            stored = await self._client.hgetall(self._key)  # type: ignore[misc]
+            stored: Any = await self._client.hgetall(self._key)
         except RedisError as error:
             raise _unavailable("describe", error) from error
         return {key.decode(): value.decode() for key, value in stored.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import redis.asyncio as aioredis
@@ -116,10 +116,10 @@ class RedisStateStore:
     ) -> Fetched:
         pipe = self._client.pipeline(transaction=False)
         if entities:
-            pipe.hmget(self._key(partition, f"entities:{generation}"), entities)  # type: ignore[arg-type]
-            pipe.hmget(self._key(partition, f"entities:{generation - 1}"), entities)  # type: ignore[arg-type]
+            pipe.hmget(self._key(partition, f"entities:{generation}"), entities)
+            pipe.hmget(self._key(partition, f"entities:{generation - 1}"), entities)
         if event_ids:
-            pipe.hmget(self._key(partition, "remembered"), event_ids)  # type: ignore[arg-type]
+            pipe.hmget(self._key(partition, "remembered"), event_ids)
         if due_until_ms is not None:
             keys = [self._key(partition, "due"), self._key(partition, "chunks")]
             pipe.evalsha(self._due.sha, 2, *keys, due_until_ms)
@@ -144,10 +144,10 @@ class RedisStateStore:
         if not event_ids:
             return {}
         try:
-            blobs = await self._client.hmget(self._key(partition, "remembered"), event_ids)  # type: ignore[misc, arg-type]
+            blobs = await self._client.hmget(self._key(partition, "remembered"), event_ids)
         except RedisError as error:
             raise _unavailable("fetch", partition, error) from error
-        return _present(event_ids, blobs)
+        return _present(event_ids, cast(list[bytes | None], blobs))
 
     async def commit(self, lease: Lease, commit: Commit) -> None:
         partition = lease.partition

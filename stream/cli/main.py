@@ -65,7 +65,9 @@ def check(pipeline_file: PipelineFile) -> None:
     try:
         model = pipeline.build()
     except Exception as error:
-        raise ConfigurationError("model", pipeline.model, f"build(params) raises {type(error).__name__}: {error}") from error
+        raise ConfigurationError(
+            "model", pipeline.model, f"build(params) raises {type(error).__name__}: {error}"
+        ) from error
     for code, text in warnings_for(model, pipeline.task, loaded.allowed):
         console.print(f"[yellow]warning[/] {code}: {text}", highlight=False)
     names = ", ".join(feature.name for feature in pipeline.entity_features) or "none"

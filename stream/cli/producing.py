@@ -76,8 +76,7 @@ def _send(producer: Producer, topic: str, record: Produced, delivered: Callable[
 
 def follow(settings: Settings, topic: str, *, from_start: bool, idle_s: float | None = None) -> Iterator[Any]:
     """Kafka messages of every partition of a topic; for ever, or until none comes for `idle_s`."""
-    consumer = Consumer(
-    )
+    consumer = Consumer()
     try:
         partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
         offset = 0 if from_start else -1

@@ -123,7 +123,9 @@ def _supervise(
     try:
         for child in children:
             child.start()
-        console.print(f"[bold]{pipeline.name}[/] is up: {', '.join(roles)} (logs in {logs}); Ctrl-C stops it", highlight=False)
+        console.print(
+            f"[bold]{pipeline.name}[/] is up: {', '.join(roles)} (logs in {logs}); Ctrl-C stops it", highlight=False
+        )
         while not stop.wait(0.2):
             for child in children:
                 if not child.running():
@@ -259,7 +261,7 @@ def _stream(
         try:
             wanted = (record for record in records if not stop.is_set())
             sent.update(produce(settings, TopicNames(pipeline.name), wanted, rate=rate))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the main thread raises it
             failure.append(error)
 
     thread = threading.Thread(target=produce_all, name="produce")
@@ -306,7 +308,9 @@ def _report(status: PipelineStatus, sent: dict[str, int], story: _Story, console
         f"{status.learner['counts'].get('learned', 0):,} labels learned, each once",
         highlight=False,
     )
-    codes = ", ".join(f"{k.partition('.')[2]} {v:,}" for k, v in sorted(counts.items()) if k.startswith("dead_letters."))
+    codes = ", ".join(
+        f"{k.partition('.')[2]} {v:,}" for k, v in sorted(counts.items()) if k.startswith("dead_letters.")
+    )
     if codes:
         console.print(f"dead letters by code: {codes}", style="yellow", highlight=False)
     console.print(quality_table(status.learner["metrics"]))

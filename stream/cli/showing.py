@@ -62,14 +62,14 @@ async def _read_status(settings: Settings, name: str) -> PipelineStatus:
         names = TopicNames(name)
         kafka = KafkaTopics(settings.kafka(), names)
         topics = kafka.describe().topics
-        ends = {
+        ends: dict[str, dict[int, int]] = {
             topic: {p: kafka.offsets(topic, p)[1] for p in range(topics[topic].partitions)}
             for topic in ("events", "labels", "examples")
             if topic in topics
         }
         partitions = {}
         for partition in ends.get("events", {}):
-            meta = await client.hget(f"{{{name}:{partition}}}:state", "meta")  # type: ignore[misc]
+            meta = await client.hget(f"{{{name}:{partition}}}:state", "meta")
             partitions[partition] = msgspec.json.decode(meta, type=Meta) if meta else Meta()
         status = await RedisModelStore(client, name).status(0)
         control = dict(await RedisControl(client, name).describe())
@@ -100,7 +100,9 @@ def status_view(status: PipelineStatus) -> Group:
     if status.learner is None:
         return Group(flow, labels, Text("no model yet: start a learn worker", style="yellow"))
     learned = status.learner["counts"].get("learned", 0)
-    model = Text(f"model {status.learner['version']}: learned {learned:,}, {status.learner['model_size_bytes']:,} bytes")
+    model = Text(
+        f"model {status.learner['version']}: learned {learned:,}, {status.learner['model_size_bytes']:,} bytes"
+    )
     return Group(flow, labels, model, quality_table(status.learner["metrics"]))
 
 
@@ -141,5 +143,7 @@ def prediction_line(value: Mapping[str, Any]) -> Text:
         top = ", ".join(f"{name} {part:+.2f}" for name, part in explanation["contributions"][:3])
         text.append(f"  {top}", style="dim")
     source = value["source"]
-    text.append(f"  {value['model']['version']}  {source['topic']}-{source['partition']}@{source['offset']}", style="cyan")
+    text.append(
+        f"  {value['model']['version']}  {source['topic']}-{source['partition']}@{source['offset']}", style="cyan"
+    )
     return text

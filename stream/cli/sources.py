@@ -120,7 +120,9 @@ def _table(rows: Iterable[dict[str, Any]], pipeline: Pipeline, columns: Columns)
     for number, row in enumerate(rows):
         if number == 0:
             _check_columns(row, pipeline, columns)
-        features = {name: _convert(row[name], f.type, name, number) for name, f in pipeline.declared.items() if name in row}
+        features = {
+            name: _convert(row[name], f.type, name, number) for name, f in pipeline.declared.items() if name in row
+        }
         label = None
         if columns.label is not None and row[columns.label] not in (None, ""):
             label = _label(row[columns.label], pipeline, columns.positive, number)
@@ -171,7 +173,9 @@ def _label(value: Any, pipeline: Pipeline, positive: str | None, number: int) ->
     try:
         return _truth(value)
     except ValueError:
-        raise ConfigurationError(f"row {number}, label", value, "is not true or false; name the true one: --positive") from None
+        raise ConfigurationError(
+            f"row {number}, label", value, "is not true or false; name the true one: --positive"
+        ) from None
 
 
 # -- River and generators ------------------------------------------------------------------------------------------------
@@ -182,7 +186,8 @@ def _river(name: str, pipeline: Pipeline) -> Iterator[_Row]:
     if kind is None or not inspect.isclass(kind):
         known = ", ".join(n for n in dir(datasets) if n[0].isupper())
         raise ConfigurationError("source", f"river:{name}", f"River ships: {known}")
-    for number, (x, y) in enumerate(kind()):
+    made: Any = kind
+    for number, (x, y) in enumerate(made()):
         at_ms = None
         values = dict(x)
         for value in x.values():

@@ -84,6 +84,11 @@ class _Fused:
         if model._plan is None:
             model._build_plan()  # River makes this cache at the first learn_one; it is part of the state
         self._names: tuple[str, ...] | None = None
+        self._n = 0
+        self._means: list[float] = []
+        self._vars: list[float] = []
+        self._weights: list[float] = []
+        self._intercept = 0.0
         self._plain = False
         self._steps = 0
         self._gradient: Callable[..., float] = final.loss.gradient

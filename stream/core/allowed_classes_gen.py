@@ -1,6 +1,6 @@
 """Prints `allowed_classes.py`: every class that River's estimator packages define. Run it when River's pin moves.
 
-    python -m stream.core.allowed_classes_gen > stream/core/allowed_classes.py
+python -m stream.core.allowed_classes_gen > stream/core/allowed_classes.py
 """
 
 from __future__ import annotations

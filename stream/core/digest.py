@@ -1,31 +1,43 @@
 """A digest of what an object is: equal for equal models, across processes, reloads and hash seeds.
 
-Pickle bytes will not do: they change with string sharing and set order. The walk follows `__reduce_ex__` like pickle,
-but writes type names and values: floats as 8 bytes, dictionaries in their order (learners depend on it), sets by their
-sorted sub-digests, a mutable object seen before by the number of its first visit. The random state in River's Gaussians
-is left out: no learner uses it.
+Pickle bytes will not do: they change with string sharing and set order. The walk follows `__reduce_ex__` as
+pickle does, but writes type names and values: floats as 8 bytes, dictionaries in their order (learners depend
+on it), sets by their sorted parts, a mutable object met again by the number of its first visit. The random
+state in River's Gaussians is left out: no learner uses it, and `lean_pickle` does not keep it.
+
+Every part says its kind and its length first, so two different objects never write the same bytes. The walk
+keeps its own stack: a deep tree does not meet Python's recursion limit.
 """
 
 from __future__ import annotations
 
+import copyreg
 import hashlib
-import random
 import struct
-from collections.abc import Callable
-from types import BuiltinFunctionType, FunctionType
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from itertools import chain
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 from river.proba import Gaussian
 
 __all__ = ["state_digest"]
 
-_pack_float = struct.Struct(">d").pack
-_pack_long = struct.Struct(">q").pack
-SMALL = 1 << 62
+RANDOM = type(Gaussian(seed=0)._rng)  # random.Random, without importing what core may not use
+DIGEST_BYTES = 16
+_pack_float = struct.Struct(">cd").pack
+_pack_long = struct.Struct(">cq").pack
+_pack_mersenne = struct.Struct(">c625I").pack
+LONG_MAX = (1 << 63) - 1
+
+_Expand = Callable[["_Walk", Any], None]
 
 
 def state_digest(value: Any) -> str:
     """32 hex digits (BLAKE2b).
+
+    Raises whatever `__reduce_ex__` raises for an object that cannot be pickled.
 
     >>> from river import linear_model
     >>> one, other = linear_model.LogisticRegression(), linear_model.LogisticRegression()
@@ -35,88 +47,60 @@ def state_digest(value: Any) -> str:
     >>> state_digest(one) == state_digest(other)
     False
     """
-    walk = _Walk()
-    walk.visit(value)
-    return hashlib.blake2b(b"".join(walk.parts), digest_size=16).hexdigest()
+    walk = _Walk({}, [])
+    return hashlib.blake2b(walk.bytes_of(value), digest_size=DIGEST_BYTES).hexdigest()
 
 
 class _Walk:
-    """Collects the canonical bytes of one object graph."""
+    """The canonical bytes of one object graph, depth first, parents before children."""
 
-    def __init__(self, seen: dict[int, int] | None = None, alive: list[Any] | None = None) -> None:
+    def __init__(self, seen: dict[int, int], alive: list[Any]) -> None:
+        self._seen = seen  # id -> number of its first visit
+        self._alive = alive  # ids stay unique while the objects live
+        self._texts: dict[str, bytes] = {}
         self.parts: list[bytes] = []
-        self._write = self.parts.append
-        self._seen = seen if seen is not None else {}  # id -> number of its first visit
-        self._alive = alive if alive is not None else []  # ids stay unique while the objects live
+        self.todo: list[Any] = []  # the next one is at the end
 
-    def visit(self, value: Any) -> None:
-        kind = type(value)
-        atom = _ATOMS.get(kind)
-        if atom is not None:
-            self._write(atom(value))
-        elif kind is tuple:
-            self._write(b"(%d" % len(value))
-            for item in value:
-                self.visit(item)
-        elif not self._known(value):
-            self._mutable(kind, value)
+    def bytes_of(self, value: Any) -> bytes:
+        seen, alive, texts, parts = self._seen, self._alive, self._texts, self.parts
+        write, todo = parts.append, self.todo
+        todo.append(value)
+        while todo:
+            value = todo.pop()
+            kind = type(value)
+            if kind is float:
+                write(_pack_float(b"f", value))
+            elif kind is str:
+                text = texts.get(value)
+                if text is None:
+                    text = texts[value] = _text(value)
+                write(text)
+            elif kind in _ATOMS:
+                write(_ATOMS[kind](value))
+            elif kind is tuple:
+                write(b"(%d" % len(value))
+                todo += value[::-1]
+            elif (number := seen.get(id(value))) is not None:
+                write(b"@%d" % number)
+            else:
+                seen[id(value)] = len(alive)
+                alive.append(value)
+                (_EXPANDERS.get(kind) or _expander(kind))(self, value)
+        return b"".join(parts)
 
-    def _known(self, value: Any) -> bool:
-        number = self._seen.get(id(value))
-        if number is not None:
-            self._write(b"@%d;" % number)
-            return True
-        self._seen[id(value)] = len(self._seen)
-        self._alive.append(value)
-        return False
+    def pairs(self, pairs: Iterable[tuple[Any, Any]]) -> None:
+        flat = list(chain.from_iterable(pairs))
+        self.parts.append(b"{%d" % len(flat))
+        flat.reverse()
+        self.todo += flat
 
-    def _mutable(self, kind: type, value: Any) -> None:
-        if kind is dict:
-            self._pairs(b"{", value.items())
-        elif kind is list:
-            self._write(b"[%d" % len(value))
-            for item in value:
-                self.visit(item)
-        elif kind in (set, frozenset):
-            self._write(b"<%d" % len(value))
-            self.parts.extend(sorted(self._apart(item) for item in value))
-        elif isinstance(value, type | FunctionType | BuiltinFunctionType):
-            self._write(b"c" + _text(f"{value.__module__}.{value.__qualname__}"))
-        elif kind is Gaussian:
-            self._write(b"G")
-            self.visit({name: part for name, part in value.__dict__.items() if not isinstance(part, random.Random)})
-        else:
-            self._reduced(value)
+    def apart(self, item: Any) -> bytes:
+        """One member of a set: its own bytes, so that they can be sorted."""
+        atom = _ATOMS.get(type(item))
+        return _Walk(dict(self._seen), self._alive).bytes_of(item) if atom is None else atom(item)
 
-    def _apart(self, item: Any) -> bytes:
-        walk = _Walk(dict(self._seen), self._alive)
-        walk.visit(item)
-        return b"".join(walk.parts)
 
-    def _pairs(self, mark: bytes, pairs: Any) -> None:
-        pairs = list(pairs)
-        self._write(mark + b"%d" % len(pairs))
-        for key, value in pairs:
-            self.visit(key)
-            self.visit(value)
-
-    def _reduced(self, value: Any) -> None:
-        reduced = value.__reduce_ex__(4)
-        if isinstance(reduced, str):
-            self._write(b"g" + _text(reduced))
-            return
-        function, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
-        self._write(b"o")
-        self.visit(function)
-        self.visit(tuple(arguments))
-        if type(state) is dict:
-            self._pairs(b"{", state.items())
-        else:
-            self.visit(state)
-        if items is not None:
-            self.visit(tuple(items))
-        if pairs is not None:
-            self._pairs(b"{", pairs)
+# -- leaves ------------------------------------------------------------------------------------------------------------
 
 
 def _text(text: str) -> bytes:
@@ -125,15 +109,15 @@ def _text(text: str) -> bytes:
 
 
 def _bytes(data: bytes | bytearray) -> bytes:
-    return b"b%d:" % len(data) + bytes(data)
+    return b"b%d:" % len(data) + data
 
 
 def _int(number: int) -> bytes:
-    return b"i" + _pack_long(number) if -SMALL < number < SMALL else b"I%d;" % number
+    return _pack_long(b"i", number) if -LONG_MAX <= number <= LONG_MAX else b"I%d;" % number
 
 
 _ATOMS: dict[type, Callable[[Any], bytes]] = {
-    float: lambda value: b"f" + _pack_float(value),
+    float: lambda value: _pack_float(b"f", value),
     str: _text,
     int: _int,
     bool: lambda value: b"T" if value else b"F",
@@ -141,3 +125,105 @@ _ATOMS: dict[type, Callable[[Any], bytes]] = {
     bytes: _bytes,
     bytearray: _bytes,
 }
+
+
+# -- branches ----------------------------------------------------------------------------------------------------------
+
+
+def _dict(walk: _Walk, value: dict[Any, Any]) -> None:
+    walk.pairs(value.items())
+
+
+def _list(walk: _Walk, value: list[Any]) -> None:
+    walk.parts.append(b"[%d" % len(value))
+    walk.todo += value[::-1]
+
+
+def _set(walk: _Walk, value: set[Any] | frozenset[Any]) -> None:
+    members = sorted(walk.apart(item) for item in value)
+    walk.parts.append(b"<%d" % len(members))
+    walk.parts += map(_bytes, members)
+
+
+def _defaultdict(walk: _Walk, value: defaultdict[Any, Any]) -> None:
+    walk.parts.append(b"D")
+    walk.pairs(value.items())
+    walk.todo.append(value.default_factory)  # on top: written before the pairs
+
+
+def _gaussian(walk: _Walk, value: Gaussian) -> None:
+    walk.parts.append(b"G")
+    walk.pairs([pair for pair in value.__dict__.items() if type(pair[1]) is not RANDOM])
+
+
+def _random(walk: _Walk, value: Any) -> None:
+    version, words, gauss_next = value.getstate()
+    walk.parts.append(b"R%d" % version + _pack_mersenne(b"r", *words))
+    walk.todo.append(gauss_next)
+
+
+def _plain(walk: _Walk, value: Any) -> None:
+    """What `object.__reduce_ex__` would give, without asking it."""
+    walk.parts.append(b"o" + _name(type(value)))
+    walk.pairs(value.__dict__.items())
+
+
+def _named(walk: _Walk, value: Any) -> None:
+    owner = getattr(value, "__self__", None)
+    if owner is None or isinstance(owner, ModuleType):
+        walk.parts.append(b"c" + _name(value))
+    else:  # a built-in method of an object
+        _reduced(walk, value)
+
+
+def _reduced(walk: _Walk, value: Any) -> None:
+    special = copyreg.dispatch_table.get(type(value))
+    reduced: Any = special(value) if special else value.__reduce_ex__(4)
+    if isinstance(reduced, str):
+        walk.parts.append(b"g" + _text(reduced))
+        return
+    function, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
+    walk.parts.append(b"O")
+    flat = None if pairs is None else tuple(chain.from_iterable(pairs))
+    walk.todo += (flat, None if items is None else tuple(items), state, tuple(arguments), function)
+
+
+def _name(value: Any) -> bytes:
+    return _text(f"{value.__module__}.{value.__qualname__}")
+
+
+_EXPANDERS: dict[type, _Expand] = {
+    dict: _dict,
+    list: _list,
+    set: _set,
+    frozenset: _set,
+    defaultdict: _defaultdict,
+    Gaussian: _gaussian,
+    RANDOM: _random,
+}
+
+
+def _expander(kind: type) -> _Expand:
+    """How to walk into objects of this type, found once per type."""
+    if issubclass(kind, type | FunctionType | BuiltinFunctionType):
+        expand: _Expand = _named
+    elif _reduces_as_object_does(kind):
+        expand = _plain
+    else:
+        expand = _reduced
+    _EXPANDERS[kind] = expand
+    return expand
+
+
+def _reduces_as_object_does(kind: type) -> bool:
+    return (
+        kind not in copyreg.dispatch_table
+        and all(
+            getattr(kind, name) is getattr(object, name) for name in ("__reduce_ex__", "__reduce__", "__getstate__")
+        )
+        and not hasattr(kind, "__getnewargs__")
+        and not hasattr(kind, "__getnewargs_ex__")
+        and not issubclass(kind, dict | list)
+        and kind.__dictoffset__ != 0
+        and not copyreg._slotnames(kind)  # type: ignore[attr-defined]
+    )

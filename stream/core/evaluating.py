@@ -115,7 +115,7 @@ class Evaluation:
         delta = label - target[1]
         target[1] += delta / target[0]
         target[2] += delta * (label - target[1])
-        errors = []
+        errors: list[float | None] = []
         for system, prediction in zip(SYSTEMS, (served.prediction, served.persistence, served.prior), strict=True):
             if prediction is None:
                 errors.append(None)
@@ -278,15 +278,19 @@ def _two_class(pairs: Pairs) -> dict[str, Any]:
 
 
 def _per_class(pairs: Pairs) -> dict[str, Any]:
-    recalls = {label: _ratio(row.get(label, 0), sum(row.values())) for label, row in sorted(pairs.items())}
+    recalls = {label: _ratio(row.get(label, 0), _size(row)) for label, row in sorted(pairs.items())}
     scores = []
     for label, row in pairs.items():
         tp = row.get(label, 0)
-        fp = sum(other.get(label, 0) for name, other in pairs.items() if name != label)
-        f1 = _ratio(2 * tp, tp + sum(row.values()) + fp)
-        if f1 is not None and sum(row.values()):
+        fp = sum([other.get(label, 0) for name, other in pairs.items() if name != label])
+        f1 = _ratio(2 * tp, tp + _size(row) + fp)
+        if f1 is not None and _size(row):
             scores.append(f1)
     return {"macro_f1": sum(scores) / len(scores) if scores else None, "recall_by_class": recalls}
+
+
+def _size(row: dict[str, int]) -> int:
+    return sum(row.values())
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -95,7 +95,7 @@ def _linear(final: Any, transformers: list[Any], transform: Transform, explain: 
     """The raw prediction; behind nothing or one StandardScaler, without touching River at all."""
     weights: dict[str, float] = final.weights
     bias = float(final.intercept)
-    scaler = transformers[0] if len(transformers) == 1 else None
+    scaler: Any = transformers[0] if len(transformers) == 1 else None
     if transformers and not (type(scaler) is preprocessing.StandardScaler and scaler.window_size is None):
         return _transformed(weights, bias, transform)
     plan = []

@@ -19,15 +19,16 @@ Path = list[tuple[str | None, Any]]  # (feature split on to get here, node), fro
 
 def _path(root: Any, x: dict[str, Any]) -> Path:
     """From the root to the leaf; where a value has no branch, the most travelled one, as River does."""
-    node, path = root, [(None, root)]
+    node = root
+    path: Path = [(None, root)]
     while isinstance(node, DTBranch):
-        feature = node.feature  # type: ignore[attr-defined]
+        feature = node.feature
         try:
             node = node.children[node.branch_no(x)]
         except KeyError:
             _, node = node.most_common_path()
         path.append((feature, node))
-    return path  # type: ignore[return-value]
+    return path
 
 
 def _share(stats: dict[Any, float], label: Any) -> float:
@@ -90,7 +91,8 @@ def forest_vote(model: Any) -> ClassifierWalk:
 
 
 def _mean(members: list[Any], label: Any, probability: float, total: float) -> tuple[float, dict[str, float]]:
-    bias, contributions = 0.0, {}
+    bias = 0.0
+    contributions: dict[str, float] = {}
     for weight, probabilities, explain in members:
         share = weight / total if total > 0 else 0.0
         p = probabilities.get(label, 0.0)

@@ -28,7 +28,7 @@ __all__ = ["EntityFeatures"]
 PANES = 8
 BITS = 512
 WORDS = BITS // 64
-ESTIMATES = [0.0, *(-BITS * math.log(1 - n / BITS) for n in range(1, BITS))] + [BITS * math.log(BITS)]  # by bits set
+ESTIMATES = [0.0, *(-BITS * math.log(1 - n / BITS) for n in range(1, BITS)), BITS * math.log(BITS)]  # by bits set
 
 # A state is a list: [generation, newest_ms, one list per window, last values ..., custom states ...].
 # A window of numbers: [newest pane, count, sum of d, sum of d*d, min, max, panes, anchor] where d = value - anchor and the
@@ -112,7 +112,7 @@ class EntityFeatures:
         return state, values
 
     def _fresh(self) -> State:
-        windows = [
+        windows: list[list[Any]] = [
             [-1, 0, [0] * WORDS, []] if distinct else [-1, 0, 0.0, 0.0, math.inf, -math.inf, [], None]
             for _, _, distinct in self._windows
         ]
@@ -143,7 +143,7 @@ class EntityFeatures:
             try:
                 new, value = feature.function(state[position], features, occurred_at_ms)
                 size = len(_encode(new))
-            except Exception as error:  # noqa: BLE001 - a user's function may raise anything; one event must not stop the stream
+            except Exception as error:
                 raise RecordRejected(
                     "entity_feature_failed", f"entity feature {feature.name!r} raised {type(error).__name__}"
                 ) from error

@@ -122,35 +122,45 @@ def warnings_for(model: Any, task: str, extra_allowed: frozenset[str] = frozense
     found = []
     parts = [part for _, part in parts_of(model)]
     if task in ("binary", "multiclass") and any(getattr(part, "max_share_to_split", 1.0) == 0.99 for part in parts):
-        found.append((
-            "tree_never_splits_on_rare_classes",
-            "max_share_to_split is 0.99: with a class rarer than 1 % the tree never splits; set max_share_to_split=1.0",
-        ))
+        found.append(
+            (
+                "tree_never_splits_on_rare_classes",
+                "max_share_to_split is 0.99: with a class rarer than 1 % the tree never splits; set max_share_to_split=1.0",
+            )
+        )
     scaled = any(_is(part, preprocessing.StandardScaler) for part in parts)
     linear = [part for part in parts if _is(part, linear_model.LinearRegression)]
     if task == "regression" and scaled and any(part.clip_gradient >= 1e12 for part in linear):
-        found.append((
-            "scaler_before_regression_explodes",
-            "a feature that is constant at first and then jumps makes the regression explode behind a StandardScaler: "
-            "declare number(low=, high=) for the features and set clip_gradient (such as 100)",
-        ))
+        found.append(
+            (
+                "scaler_before_regression_explodes",
+                "a feature that is constant at first and then jumps makes the regression explode behind a StandardScaler: "
+                "declare number(low=, high=) for the features and set clip_gradient (such as 100)",
+            )
+        )
     if any(_is(part, *MONDRIAN) for part in parts):
-        found.append((
-            "model_grows_without_end",
-            "a Mondrian forest adds a node for nearly every event; retrain it from time to time, or use ARF or a "
-            "Hoeffding tree",
-        ))
+        found.append(
+            (
+                "model_grows_without_end",
+                "a Mondrian forest adds a node for nearly every event; retrain it from time to time, or use ARF or a "
+                "Hoeffding tree",
+            )
+        )
     if any(_is(part, *NEIGHBOURS) for part in parts):
-        found.append((
-            "prediction_changes_the_model",
-            "nearest neighbours keep events and change while predicting; predictions cannot be rebuilt from a version",
-        ))
+        found.append(
+            (
+                "prediction_changes_the_model",
+                "nearest neighbours keep events and change while predicting; predictions cannot be rebuilt from a version",
+            )
+        )
     if any(type(part) in PLAIN_TREES for part in parts):
-        found.append((
-            "tree_does_not_forget",
-            "a plain Hoeffding tree never forgets; if the world changes use HoeffdingAdaptiveTree, a forest, or "
-            "retraining on drift",
-        ))
+        found.append(
+            (
+                "tree_does_not_forget",
+                "a plain Hoeffding tree never forgets; if the world changes use HoeffdingAdaptiveTree, a forest, or "
+                "retraining on drift",
+            )
+        )
     return found + _snapshot_warning(model, extra_allowed)
 
 

@@ -60,7 +60,9 @@ class Joiner:
         self._early_max = rules.early_max
         self._early_wait_ms = rules.early_wait_ms
         decode = msgspec.msgpack.Decoder(_Early).decode
-        kept = sorted(((decode(data), event_id) for event_id, data in early.items()), key=lambda e: e[0].records[0].offset)
+        kept = sorted(
+            ((decode(data), event_id) for event_id, data in early.items()), key=lambda e: e[0].records[0].offset
+        )
         self._early: dict[str, _Early] = {event_id: label for label, event_id in kept}  # oldest first
 
     def count(self, name: str, by: int = 1) -> None:
@@ -156,9 +158,7 @@ class Joiner:
 
     # -- a label before its event -----------------------------------------------------------------------------------
 
-    def keep_early(
-        self, record: Record, label: Label, commit: Commit
-    ) -> Iterator[tuple[RecordRejected, Record]]:
+    def keep_early(self, record: Record, label: Label, commit: Commit) -> Iterator[tuple[RecordRejected, Record]]:
         """Keep a label whose event is unknown; yields what must become a dead letter for it."""
         event_id = label.event_id
         kept = self._early.get(event_id)

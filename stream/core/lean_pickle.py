@@ -24,7 +24,7 @@ from stream.errors import SnapshotRefused
 __all__ = ["dump_model", "load_model"]
 
 SIZE_MAX_BYTES = 512 * 1024 * 1024
-_UNUSED = random.Random(0)  # noqa: S311 - stands in for the state that was left out; no learner reads it
+_UNUSED = random.Random(0)
 
 OTHERS = frozenset(
     {
@@ -146,5 +146,3 @@ def _bound_method(owner: Any, name: str) -> Any:
     if name not in BOUND_METHODS or not type(owner).__module__.startswith("river.") or isinstance(owner, type):
         raise SnapshotRefused("snapshot_class_not_allowed", f"getattr(..., {str(name)[:64]!r}) is not allowed")
     return getattr(owner, name)
-
-

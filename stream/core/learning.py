@@ -165,7 +165,7 @@ class LearnStep:
         except UpdateRefused:
             self._count("updates_refused")
             return
-        except Exception as error:  # noqa: BLE001 - a user's model may raise anything; one example must not stop the stream
+        except Exception as error:
             raise RecordRejected(
                 "learn_failed", f"the model raised {type(error).__name__} while learning this example"
             ) from error

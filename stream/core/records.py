@@ -59,7 +59,9 @@ def _value(record: Record, bytes_max: int) -> bytes:
     if not value:
         raise RecordRejected("value_empty", "the record has no value (a tombstone or an empty one)")
     if len(value) > bytes_max:
-        raise RecordRejected("value_too_large", f"the value has {len(value)} bytes; limits.record_bytes_max is {bytes_max}")
+        raise RecordRejected(
+            "value_too_large", f"the value has {len(value)} bytes; limits.record_bytes_max is {bytes_max}"
+        )
     return value
 
 

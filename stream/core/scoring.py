@@ -110,8 +110,8 @@ class ScoreStep:
     def needs(self, batch: Batch) -> Needs:
         """Which entities, events and due times the batch touches and this object does not hold."""
         cached = self._entities
-        entities = {}
-        event_ids = {}
+        entities: dict[str, None] = {}
+        event_ids: dict[str, None] = {}
         for _, item in batch.items:
             if isinstance(item, ParsedEvent):
                 event_ids[item.event_id] = None
@@ -180,7 +180,7 @@ class ScoreStep:
         clipped = winsorise(x, self._bounds) if self._bounds else []
         try:
             answer = model.scorer(x)
-        except Exception as error:  # noqa: BLE001 - a user's model may raise anything; one event must not stop the stream
+        except Exception as error:
             raise RecordRejected(
                 "model_failed", f"the model {model.ref.version} raised {_where(error)} for this event"
             ) from error
@@ -268,9 +268,7 @@ class ScoreStep:
         except RecordRejected as rejected:
             self._dead_letter(record, rejected)
 
-    def _match(
-        self, record: Record, entity_id: str, label: Label, remembered: Remembered, *, early: bool
-    ) -> None:
+    def _match(self, record: Record, entity_id: str, label: Label, remembered: Remembered, *, early: bool) -> None:
         if remembered.entity_id != entity_id:
             raise RecordRejected("label_key_mismatch", "the label's key differs from its event's key")
         example = self._joiner.join(label, remembered, record, early=early)
@@ -347,9 +345,7 @@ class ScoreStep:
 
     def _emit(self, topic: str, record: Record, message: msgspec.Struct) -> None:
         self._count(topic)
-        self._out.append(
-            Outgoing(topic, record.partition, record.key, _encode_json(message), record.timestamp_ms)
-        )
+        self._out.append(Outgoing(topic, record.partition, record.key, _encode_json(message), record.timestamp_ms))
 
     def _emit_example(self, record: Record | None, example: Example) -> None:
         self._count("examples")
@@ -413,7 +409,7 @@ def _explanation(answer: Answer, top: int) -> Explanation | None:
         return None
     ranked = sorted(contributions.items(), key=_magnitude, reverse=True)
     rest = sum([value for _, value in ranked[top:]]) if len(ranked) > top else 0.0
-    return Explanation(answer.scale, answer.bias, ranked[:top], rest)  # type: ignore[arg-type]
+    return Explanation(answer.scale, answer.bias, ranked[:top], rest)
 
 
 def _magnitude(contribution: tuple[str, float]) -> float:

@@ -104,5 +104,7 @@ def _read(body: bytes) -> Sealed:
 def _check_key(key: bytes) -> None:
     if len(key) < KEY_BYTES_MIN:
         raise ConfigurationError(
-            "DRIFTLOOP_SIGNING_KEY", f"({len(key)} bytes)", "use at least 32 bytes, such as `openssl rand -hex 32` prints"
+            "DRIFTLOOP_SIGNING_KEY",
+            f"({len(key)} bytes)",
+            "use at least 32 bytes, such as `openssl rand -hex 32` prints",
         )

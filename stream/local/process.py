@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 __all__ = ["Child", "Reaper", "reap", "wait_until"]
@@ -123,9 +123,8 @@ class Child:
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-lines:])
 
 
-def wait_until(condition: object, timeout_s: float, what: str, every_s: float = 0.05) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float, what: str, every_s: float = 0.05) -> None:
     """Wait for a condition with a deadline; raises TimeoutError."""
-    assert callable(condition)
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline_s:
@@ -133,10 +132,10 @@ def wait_until(condition: object, timeout_s: float, what: str, every_s: float = 
         time.sleep(every_s)
 
 
-def reap(lines: Sequence[str] | object) -> None:
+def reap(lines: Iterable[str]) -> None:
     """The reaper's own life: keep the list until the pipe ends, then stop what is on it."""
     pids: set[int] = set()
-    for line in lines:  # type: ignore[attr-defined]
+    for line in lines:
         pid = int(line[1:])
         (pids.add if line[0] == "+" else pids.discard)(pid)
     for number, patience_s in ((signal.SIGCONT, 0.0), (signal.SIGTERM, TERM_S / 2), (signal.SIGKILL, 1.0)):

@@ -14,6 +14,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from stream.errors import ConfigurationError, Unavailable
+from stream.local import prerequisites
 from stream.local.prerequisites import redis_binary
 from stream.local.process import Child, Reaper, wait_until
 
@@ -70,7 +71,15 @@ def fetch_kafka(cache: Path) -> Path:
     partial = cache / "libs.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    command = ["mvn", "-q", "-B", "-f", str(pom), "dependency:copy-dependencies", f"-DoutputDirectory={partial.resolve()}"]
+    command = [
+        "mvn",
+        "-q",
+        "-B",
+        "-f",
+        str(pom),
+        "dependency:copy-dependencies",
+        f"-DoutputDirectory={partial.resolve()}",
+    ]
     answer = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     if answer.returncode != 0:
         raise Unavailable(f"Maven could not fetch Kafka:\n{(answer.stdout + answer.stderr)[-2000:]}")
@@ -196,3 +205,8 @@ def _ports(path: Path, count: int) -> list[int]:
     ports = [free_port() for _ in range(count)]
     path.write_text(" ".join(map(str, ports)))
     return ports
+
+
+if __name__ == "__main__":
+    prerequisites.check(kafka_fetched=(Path(".driftloop/kafka") / "libs" / ".complete").exists())
+    fetch_kafka(Path(".driftloop/kafka"))

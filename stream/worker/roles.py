@@ -71,7 +71,7 @@ class _Role:
         log.info("gave up partitions %s", sorted(numbers))
 
     def taken(self) -> int:
-        return self._taken_by_former + sum(owned.taken for owned in self._owned.values())
+        return self._taken_by_former + sum(int(owned.taken) for owned in list(self._owned.values()))
 
     def paused(self) -> frozenset[tuple[str, int]]:
         return frozenset()
@@ -234,9 +234,7 @@ class ScoreRole(_Role):
     def _ready(self, data: bytes) -> LiveModel:
         header, model, serving = open_for_serving(data, self._settings.signing(), self._extra_allowed)
         pipeline = self._pipeline
-        scorer = compile_scorer(
-            model, pipeline.task, explain=pipeline.explained_top > 0, threshold=pipeline.threshold
-        )
+        scorer = compile_scorer(model, pipeline.task, explain=pipeline.explained_top > 0, threshold=pipeline.threshold)
         return LiveModel(
             ModelRef(pipeline.name, header.version),
             scorer,

@@ -38,7 +38,7 @@ _decode_outbox = msgspec.msgpack.Decoder(list[Outgoing]).decode
 T = TypeVar("T")
 
 
-async def retrying(call: Callable[[], Awaitable[T]], what: str) -> T:  # noqa: UP047 - Python 3.11 has no type parameters
+async def retrying(call: Callable[[], Awaitable[T]], what: str) -> T:
     """Repeat a call while the server does not answer; the watchdog ends a worker that waits too long."""
     delay_s = RETRY_FIRST_S
     while True:

@@ -140,7 +140,7 @@ class BatchConsumer(FaustConsumer):  # type: ignore[misc]
     async def _commit(self, offsets: Mapping[TP, int]) -> bool:
         return True
 
-    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:
+    async def _getmany(self, active_partitions: set[TP] | None, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's signature
         raise NotImplementedError("batches are pushed, not polled")
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
@@ -188,7 +188,7 @@ class BatchConsumer(FaustConsumer):  # type: ignore[misc]
         try:
             while not self._stopping.is_set():
                 self._poll_once(rd)
-        except BaseException as error:  # the thread must not die silently
+        except BaseException as error:  # noqa: BLE001 - the thread must not die silently
             self._on_loop(self._crash, error)
         finally:
             self._commit_offsets(rd, asynchronous=False)

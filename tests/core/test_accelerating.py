@@ -61,7 +61,12 @@ def test_it_goes_on_after_a_snapshot():
 def test_another_set_of_features_falls_back_to_river():
     river_model, fused_model = logistic(), logistic()
     learner = compile_learner(fused_model, "binary")
-    examples = [({"a": 1.0, "b": 2.0}, True), ({"a": 2.0}, False), ({"b": 0.5, "a": 3.0}, True), ({"a": 1.5, "b": 1.0}, False)]
+    examples = [
+        ({"a": 1.0, "b": 2.0}, True),
+        ({"a": 2.0}, False),
+        ({"b": 0.5, "a": 3.0}, True),
+        ({"a": 1.5, "b": 1.0}, False),
+    ]
     for x, y in examples * 5:
         river_model.learn_one(x, y)
         learner.learn(x, y)

@@ -84,7 +84,11 @@ def test_a_multiclass_score_is_rivers_and_its_contributions_add_up(name):
 @pytest.mark.parametrize("name", REGRESSION)
 def test_a_regression_is_rivers_and_its_contributions_add_up(name):
     model = REGRESSION[name]()
-    drop = {"ordinal_date", "gallup", "ipsos", "morning_consult", "rasmussen", "you_gov"} - {"gallup", "ipsos", "you_gov"}
+    drop = {"ordinal_date", "gallup", "ipsos", "morning_consult", "rasmussen", "you_gov"} - {
+        "gallup",
+        "ipsos",
+        "you_gov",
+    }
     pairs = [({k: v for k, v in x.items() if k not in drop}, y) for x, y in datasets.TrumpApproval()]
     for x, y in pairs[:900]:
         model.learn_one(x, y)

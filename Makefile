@@ -1,0 +1,49 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+QUICK ?=
+
+help:  ## what there is to make
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+install: $(VENV)/.installed  ## .venv with everything pinned, and Kafka from Maven Central
+
+$(VENV)/.installed: requirements/dev.txt pyproject.toml pom.xml
+	@if command -v uv >/dev/null; then \
+		uv venv --quiet --allow-existing --python $(PYTHON) $(VENV) && \
+		uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements/dev.txt && \
+		uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . ; \
+	else \
+		$(PYTHON) -m venv $(VENV) && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/dev.txt && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . ; \
+	fi
+	$(BIN)/python -m stream.local.servers
+	@touch $@
+
+check: install  ## format, lint, types, import directions
+	$(BIN)/ruff format --check stream tests examples bench
+	$(BIN)/ruff check stream tests examples bench
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check  ## everything: unit, contract, end to end and fault tests
+	$(BIN)/python -m pytest
+
+test-quick: install  ## what needs no server
+	$(BIN)/python -m pytest -m "not integration and not faults"
+
+demo: install  ## stream the payments example through a real Kafka and Redis, here
+	$(BIN)/driftloop demo
+
+bench: install  ## figures, one JSON line each; QUICK=1 for a short run
+	$(BIN)/python -m bench.run $(if $(QUICK),--quick)
+
+schemas: install  ## write schemas/ anew from stream/messages.py
+	$(BIN)/python -m stream.contracts
+
+clean:  ## remove what was installed and what the local stack stored
+	rm -rf $(VENV) .driftloop
+
+.PHONY: help install check test test-quick demo bench schemas clean

@@ -1,0 +1,1 @@
+"""The worker processes. Faust lives here and nowhere else."""
