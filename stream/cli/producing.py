@@ -76,14 +76,13 @@ def _send(producer: Producer, topic: str, record: Produced, delivered: Callable[
 
 def follow(settings: Settings, topic: str, *, from_start: bool, idle_s: float | None = None) -> Iterator[Any]:
     """Kafka messages of every partition of a topic; for ever, or until none comes for `idle_s`."""
-    consumer = Consumer()
+    consumer = Consumer({**settings.kafka(), "group.id": "driftloop-follow", "enable.auto.commit": False})
     try:
         partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
-        offset = 0 if from_start else -1
         starts = []
         for partition in partitions:
             low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
-            starts.append(TopicPartition(topic, partition, low if offset == 0 else high))
+            starts.append(TopicPartition(topic, partition, low if from_start else high))
         consumer.assign(starts)
         last_s = time.monotonic()
         while idle_s is None or time.monotonic() - last_s < idle_s:
