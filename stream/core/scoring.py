@@ -316,7 +316,8 @@ class ScoreStep:
         commit.generation = generation = self._generation()
         if generation > generation_before >= 0:
             commit.drop_generations = [g for g in (generation_before - 1, generation_before) if g < generation - 1]
-        commit.entities = {entity_id: encode(self._entities[entity_id]) for entity_id in self._touched}
+        touched = ((entity_id, self._entities[entity_id]) for entity_id in self._touched)
+        commit.entities = {entity_id: encode(state) for entity_id, state in touched if state[0] >= generation - 1}
         commit.remember = {event_id: encode_remembered(known[event_id]) for event_id in self._changed}
         forgotten_then_seen = commit.remember.keys() & set(commit.forget)
         commit.forget = [event_id for event_id in commit.forget if event_id not in forgotten_then_seen]

@@ -1,0 +1,85 @@
+"""Every mistake in a pipeline file is refused with its key, its value and a remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from stream import Explain, Labels, Pipeline, entity, number
+from stream.errors import ConfigurationError
+from stream.pipeline import Feature, Limits
+from tests.support.records import logistic, pipeline_of
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "value", "remedy"),
+    [
+        ({"name": "Cards"}, "name", "Cards", "lower-case"),
+        ({"name": "a" * 64}, "name", "aaaa", "at most 63"),
+        ({"task": "clustering"}, "task", "clustering", "multiclass"),
+        ({"features": {}}, "features", "{}", "declare at least one"),
+        ({"features": {"amount": list}}, "features['amount']", "list", "float, int, str, bool"),
+        ({"features": {"a b": float, "amount": float}}, "features['a b']", "a b", "letters, digits"),
+        ({"features": {"amount": number(low=3, high=1)}}, "features['amount']", "(3, 1)", "below high"),
+        ({"features": {"amount": number(low=float("nan"))}}, "features['amount']", "nan", "finite"),
+        ({"features": {"amount": float, "s": Feature(type=str, low=1.0)}}, "features['s']", "str", "only numbers"),
+        ({"features": {"amount": number(default="x")}}, "features['amount'].default", "x", "float"),  # type: ignore[arg-type]
+        ({"model": "tree"}, "model", "tree", "build(params)"),
+        ({"threshold": 1.0}, "threshold", "1.0", "between 0 and 1"),
+        ({"seed": -1}, "seed", "-1", "from 0"),
+        ({"seed": True}, "seed", "True", "whole number"),
+        ({"explain": Explain(top=0)}, "explain", "top=0", "1..100"),
+        ({"limits": Limits(entity_idle="1y")}, "limits.entity_idle", "1y", "7d"),
+        ({"limits": Limits(tree_leaves_max=0)}, "limits.tree_leaves_max", "0", "from 1"),
+        ({"labels": Labels(wait="0s")}, "labels.wait", "0s", "whole number"),
+        ({"labels": Labels(keep_late="x")}, "labels.keep_late", "x", "whole number"),
+        ({"labels": Labels(missing="default")}, "labels.default", "None", "binary"),
+        ({"labels": Labels(default=False)}, "labels.default", "False", "missing='default'"),
+        ({"labels": Labels(missing="maybe")}, "labels.missing", "maybe", "'none' or 'default'"),  # type: ignore[arg-type]
+        ({"labels": Labels(classes=("a", "b"))}, "labels.classes", "('a', 'b')", "only for multiclass"),
+        ({"task": "multiclass", "labels": Labels(classes=("a", "a"))}, "labels.classes", "'a'", "two or more"),
+        ({"labels": Labels(early_max=-1)}, "labels.early_max", "-1", "0 to"),
+        ({"entity_features": ["count"]}, "entity_features[0]", "count", "entity.count"),
+        ({"entity_features": [entity.mean("amuont", "1h")]}, "entity_features[0].field", "amuont", "declared: amount"),
+        ({"entity_features": [entity.count("1w")]}, "entity_features[0].window", "1w", "15m"),
+        ({"entity_features": [entity.count("401d")]}, "entity_features[0].window", "401d", "1s to 400d"),
+        ({"entity_features": [entity.count("1h", name="amount")]}, "entity_features[0].name", "amount", "taken"),
+        ({"entity_features": [entity.count("1h"), entity.count("1h")]}, "entity_features[1].name", "count_1h", "taken"),
+        ({"entity_features": [entity.custom("c", None)]}, "entity_features[0].function", "None", "function"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_mistake_names_key_value_and_remedy(changes: dict[str, Any], key: str, value: str, remedy: str):
+    with pytest.raises(ConfigurationError) as caught:
+        pipeline_of(**{"entity_features": (), **changes})
+    text = str(caught.value)
+    assert key in text
+    assert value in text
+    assert remedy in text
+
+
+def test_a_number_is_asked_of_a_numeric_entity_feature():
+    with pytest.raises(ConfigurationError, match=r"mean needs a float or int feature"):
+        pipeline_of(features={"shop": str}, entity_features=[entity.mean("shop", "1h")])
+
+
+def test_all_mistakes_are_named_at_once():
+    with pytest.raises(ConfigurationError) as caught:
+        Pipeline(name="X", task="guess", features={}, model=logistic)  # type: ignore[arg-type]
+    for key in ("name =", "task =", "features ="):
+        assert key in str(caught.value)
+
+
+def test_the_fingerprint_changes_with_what_the_state_depends_on_and_only_with_that():
+    base = pipeline_of()
+    assert base.fingerprint("m") == pipeline_of(explain=False, threshold=0.4).fingerprint("m")
+    different = [
+        base.fingerprint("other model"),
+        pipeline_of(seed=1).fingerprint("m"),
+        pipeline_of(features={"amount": int}).fingerprint("m"),
+        pipeline_of(features={"amount": number(high=5)}).fingerprint("m"),
+        pipeline_of(entity_features=[entity.count("2m")]).fingerprint("m"),
+        pipeline_of(labels=Labels(wait="2m")).fingerprint("m"),
+        pipeline_of(limits=Limits(entity_idle="1d")).fingerprint("m"),
+    ]
+    assert len({base.fingerprint("m"), *different}) == len(different) + 1

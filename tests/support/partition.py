@@ -1,0 +1,66 @@
+"""One score partition on the in-memory ports: feed records, look at what came out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from stream.adapters.memory import MemoryPublisher, MemoryStateStore
+from stream.core.explaining import compile_scorer
+from stream.core.records import Record
+from stream.core.scoring import LiveModel
+from stream.messages import ModelRef
+from stream.pipeline import Pipeline
+from stream.ports import Outgoing
+from stream.worker.score import ScorePartition
+
+__all__ = ["Outcome", "live_model", "run"]
+
+
+def live_model(pipeline: Pipeline, model: Any = None, version: str = "base@0") -> LiveModel:
+    scorer = compile_scorer(
+        pipeline.build() if model is None else model,
+        pipeline.task,
+        explain=pipeline.explained_top > 0,
+        threshold=pipeline.threshold,
+    )
+    return LiveModel(ModelRef(pipeline.name, version), scorer)
+
+
+class Outcome:
+    """What one run left behind."""
+
+    def __init__(self, store: MemoryStateStore, published: list[Outgoing]) -> None:
+        self.store = store
+        self.published = published
+
+    def of(self, topic: str) -> list[Outgoing]:
+        return [record for record in self.published if record.topic == topic]
+
+    def values(self, topic: str) -> list[dict[str, Any]]:
+        return [msgspec.json.decode(record.value or b"") for record in self.of(topic)]
+
+    def counts(self, partition: int = 0) -> dict[str, int]:
+        meta = self.store.partitions[partition].meta
+        return dict(msgspec.json.decode(meta or b"")["counts"])
+
+    def codes(self) -> list[str]:
+        return [dict(r.headers or [])["driftloop.error.code"].decode() for r in self.of("dead_letters")]  # type: ignore[union-attr]
+
+
+def run(pipeline: Pipeline, batches: Iterable[Sequence[Record]], model: LiveModel | None = None) -> Outcome:
+    """Process batches one after the other, as one owner without faults."""
+
+    async def work() -> Outcome:
+        store, publisher = MemoryStateStore(), MemoryPublisher()
+        owner = ScorePartition(pipeline, 0, store, publisher, lambda: model or live_model(pipeline))
+        await owner.acquire()
+        for batch in batches:
+            await owner.process(batch)
+        await owner.finish()
+        return Outcome(store, publisher.published)
+
+    return asyncio.run(work())
