@@ -33,7 +33,7 @@ MODEL = live_model(PIPELINE)
 FAULTS = ("lost_before", "lost_after", "killed_before", "killed_after", "stolen")
 
 
-class Killed(BaseException):
+class Killed(Exception):
     """The worker is gone; nothing it would have done next happens."""
 
 
