@@ -7,6 +7,7 @@ or find that another worker has taken the partition over meanwhile.
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -85,7 +86,12 @@ class FaultyStore:
         method = getattr(self._inner, name)
 
         async def call(*args: Any, **kwargs: Any) -> Any:
-            return await self._faults.around(name, lambda: method(*args, **kwargs))
+            if name != "commit":
+                return await self._faults.around(name, lambda: method(*args, **kwargs))
+            lease, commit = args
+            mine = copy.copy(lease)  # when the answer is lost, the owner's lease has not moved
+            await self._faults.around(name, lambda: method(mine, commit))
+            lease.sequence = mine.sequence
 
         return call
 
