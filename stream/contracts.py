@@ -1,6 +1,6 @@
 """Writes `schemas/`: one JSON Schema per topic, generated from `stream/messages.py`, and the table of topics.
 
-    python -m stream.contracts
+python -m stream.contracts
 """
 
 from __future__ import annotations

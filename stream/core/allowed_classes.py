@@ -13,8 +13,17 @@ RIVER_CLASSES: dict[str, frozenset[str]] = {
         "AdaptiveWindowing",
     )),
     "river._river_rust.stats": frozenset((
+        "RsEWMean",
+        "RsEWVar",
+        "RsIQR",
+        "RsKurtosis",
+        "RsPeakToPeak",
+        "RsQuantile",
+        "RsRollingIQR",
         "RsRollingPRAUC",
+        "RsRollingQuantile",
         "RsRollingROCAUC",
+        "RsSkew",
     )),
     "river._river_rust.vectordict": frozenset((
         "VectorDict",
@@ -43,6 +52,37 @@ RIVER_CLASSES: dict[str, frozenset[str]] = {
     )),
     "river.anomaly.svm": frozenset((
         "OneClassSVM",
+    )),
+    "river.bandit.base": frozenset((
+        "ContextualPolicy",
+        "Policy",
+    )),
+    "river.bandit.bayes_ucb": frozenset((
+        "BayesUCB",
+    )),
+    "river.bandit.datasets.base": frozenset((
+        "BanditDataset",
+    )),
+    "river.bandit.datasets.news": frozenset((
+        "NewsArticles",
+    )),
+    "river.bandit.epsilon_greedy": frozenset((
+        "EpsilonGreedy",
+    )),
+    "river.bandit.exp3": frozenset((
+        "Exp3",
+    )),
+    "river.bandit.lin_ucb": frozenset((
+        "LinUCBDisjoint",
+    )),
+    "river.bandit.random": frozenset((
+        "RandomPolicy",
+    )),
+    "river.bandit.thompson": frozenset((
+        "ThompsonSampling",
+    )),
+    "river.bandit.ucb": frozenset((
+        "UCB",
     )),
     "river.base.anomaly_detector": frozenset((
         "AnomalyDetector",
@@ -109,6 +149,7 @@ RIVER_CLASSES: dict[str, frozenset[str]] = {
     )),
     "river.cluster.denstream": frozenset((
         "DenStream",
+        "DenStream.BufferItem",
         "DenStreamMicroCluster",
     )),
     "river.cluster.k_means": frozenset((
@@ -124,6 +165,9 @@ RIVER_CLASSES: dict[str, frozenset[str]] = {
     )),
     "river.cluster.textclust": frozenset((
         "TextClust",
+        "TextClust.Distances",
+        "TextClust.MicroCluster",
+        "TextClust.TfContainer",
     )),
     "river.compose.func": frozenset((
         "FuncTransformer",
@@ -508,6 +552,24 @@ RIVER_CLASSES: dict[str, frozenset[str]] = {
         "Completeness",
         "Homogeneity",
         "VBeta",
+    )),
+    "river.model_selection.bandit": frozenset((
+        "BanditClassifier",
+        "BanditModelSection",
+        "BanditRegressor",
+    )),
+    "river.model_selection.base": frozenset((
+        "ModelSelectionClassifier",
+        "ModelSelectionRegressor",
+        "ModelSelector",
+    )),
+    "river.model_selection.greedy": frozenset((
+        "GreedyRegressor",
+    )),
+    "river.model_selection.sh": frozenset((
+        "SuccessiveHalving",
+        "SuccessiveHalvingClassifier",
+        "SuccessiveHalvingRegressor",
     )),
     "river.multiclass.occ": frozenset((
         "OutputCodeClassifier",

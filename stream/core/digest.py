@@ -20,6 +20,7 @@ from itertools import chain
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
+import numpy as np
 from river.proba import Gaussian
 
 __all__ = ["state_digest"]
@@ -162,6 +163,14 @@ def _random(walk: _Walk, value: Any) -> None:
     walk.todo.append(gauss_next)
 
 
+def _array(walk: _Walk, value: np.ndarray[Any, Any] | np.generic) -> None:
+    """Type, shape and content: two equal arrays need not share one dtype object."""
+    if value.dtype.hasobject:
+        _reduced(walk, value)
+        return
+    walk.parts.append(b"A" + _text(f"{value.dtype.str}{value.shape}") + _bytes(value.tobytes()))
+
+
 def _plain(walk: _Walk, value: Any) -> None:
     """What `object.__reduce_ex__` would give, without asking it."""
     walk.parts.append(b"o" + _name(type(value)))
@@ -207,6 +216,8 @@ def _expander(kind: type) -> _Expand:
     """How to walk into objects of this type, found once per type."""
     if issubclass(kind, type | FunctionType | BuiltinFunctionType):
         expand: _Expand = _named
+    elif issubclass(kind, np.ndarray | np.generic):
+        expand = _array
     elif _reduces_as_object_does(kind):
         expand = _plain
     else:

@@ -141,7 +141,9 @@ def test_sums_do_not_cancel_for_large_values_with_small_spread():
     values = [1e9 + i % 3 for i in range(300)]
     for value in values:
         state, _ = features.advance(state, {"v": value}, 1_000)
-    assert features.advance(state, {"v": 0.0}, 1_000)[1]["v_std_1h"] == pytest.approx(statistics.pstdev(values), rel=1e-9)
+    assert features.advance(state, {"v": 0.0}, 1_000)[1]["v_std_1h"] == pytest.approx(
+        statistics.pstdev(values), rel=1e-9
+    )
 
 
 def streak(state: Any, features: Any, at_ms: int) -> tuple[Any, Any]:

@@ -110,7 +110,9 @@ def test_the_same_event_id_again_gets_the_first_answer_and_teaches_nothing_twice
     first, _, again = outcome.values("predictions")
     assert again["duplicate_of"] == {"topic": "cards.events", "partition": 0, "offset": 0}
     assert again["source"]["offset"] == 2
-    assert {k: again[k] for k in ("prediction", "probabilities")} == {k: first[k] for k in ("prediction", "probabilities")}
+    assert {k: again[k] for k in ("prediction", "probabilities")} == {
+        k: first[k] for k in ("prediction", "probabilities")
+    }
     assert len(outcome.of("examples")) == 1
     assert outcome.counts()["duplicate_events"] == 1
 
@@ -273,7 +275,9 @@ def flat(outcome: Any) -> tuple[Any, ...]:
     alive = [entry for entry in due if entry[0] >= meta.get("watermark_ms", -1)]
     generations = sorted(partition.entities)
     entities = {key: state for g in generations for key, state in partition.entities[g].items()}
-    entities = {key: state for key, state in entities.items() if msgspec.msgpack.decode(state)[0] >= generations[-1] - 1}
+    entities = {
+        key: state for key, state in entities.items() if msgspec.msgpack.decode(state)[0] >= generations[-1] - 1
+    }
     return meta, entities, partition.remembered, partition.early, alive, outcome.published
 
 

@@ -28,10 +28,16 @@ from tests.core.test_scoring import STEP, build_stream, flat
 from tests.support.partition import Outcome, live_model, run
 from tests.support.records import pipeline_of
 
-PIPELINE = pipeline_of(labels=Labels(wait="1m", keep_late="30s", early_wait="20s", early_max=3, missing="default", default=False))
+PIPELINE = pipeline_of(
+    labels=Labels(wait="1m", keep_late="30s", early_wait="20s", early_max=3, missing="default", default=False)
+)
 MODEL = live_model(PIPELINE)
 
-LAG = {"predictions": 0, "examples": 12, "dead_letters": 3}  # turns of the event loop until a topic's records are acknowledged
+LAG = {
+    "predictions": 0,
+    "examples": 12,
+    "dead_letters": 3,
+}  # turns of the event loop until a topic's records are acknowledged
 FAULTS = ("lost_before", "lost_after", "killed_before", "killed_after", "stolen")
 
 
@@ -137,7 +143,9 @@ def disturbed(records: list[Record], sizes: list[int], plan: list[tuple[int, str
         store, publisher, faults = MemoryStateStore(), MemoryPublisher(), Faults(plan)
 
         def owner() -> ScorePartition:
-            return ScorePartition(PIPELINE, 0, FaultyStore(store, faults), FaultyPublisher(publisher, faults), lambda: MODEL)
+            return ScorePartition(
+                PIPELINE, 0, FaultyStore(store, faults), FaultyPublisher(publisher, faults), lambda: MODEL
+            )
 
         async def thief() -> None:
             """Another worker: takes over, goes a little further, and dies."""
@@ -199,7 +207,9 @@ def test_no_fault_changes_the_outcome(
 
 
 def _unique(published: list[Outgoing]) -> list[Any]:
-    return list(dict.fromkeys((r.topic, r.partition, r.key, r.value, r.timestamp_ms, repr(r.headers)) for r in published))
+    return list(
+        dict.fromkeys((r.topic, r.partition, r.key, r.value, r.timestamp_ms, repr(r.headers)) for r in published)
+    )
 
 
 def test_the_faults_are_really_dealt():

@@ -1,0 +1,239 @@
+"""The learn step: each label once, judged by what was served, and a crash replays to the same model."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from river import compose, forest, linear_model, optim, preprocessing, tree
+
+from stream import Labels, number
+from stream.core.digest import state_digest
+from stream.core.learning import LearnStep, open_for_serving
+from stream.core.records import Record
+from stream.errors import DriftloopError, SnapshotRefused
+from stream.messages import Example, Served, Source
+from stream.pipeline import Limits, Pipeline
+from tests.support.records import pipeline_of
+
+KEY = b"k" * 32
+PIPELINE = pipeline_of(entity_features=())
+
+
+def step_of(pipeline: Pipeline = PIPELINE, configuration: str = "c") -> LearnStep:
+    return LearnStep(pipeline, shard=0, keys=[KEY], configuration=configuration, window=50)
+
+
+def example(
+    offset: int, *, sequence: int | None = None, partition: int = 0, timing: str = "on_time", value: Any = None,
+    label: Any = None, served: Served | None = None, features: dict[str, Any] | None = None,
+) -> Record:  # fmt: skip
+    message = Example(
+        event_id=f"e{offset}",
+        entity_id="k",
+        occurred_at_ms=0,
+        features=features or {"amount": float(offset % 11 if value is None else value)},
+        served={"champion": served or Served("base@0", True, {"false": 0.4, "true": 0.6})},
+        label=offset % 3 == 0 if label is None else label,
+        label_source="bank",
+        labelled_at_ms=0,
+        timing=timing,  # type: ignore[arg-type]
+        partition=partition,
+        sequence=offset + 1 if sequence is None else sequence,
+        event_source=Source("cards.events", partition, offset),
+    )
+    return Record("examples", 0, offset, 0, b"k", msgspec.json.encode(message))
+
+
+def report(step: LearnStep) -> dict[str, Any]:
+    return dict(msgspec.json.decode(step.snapshot()[1]))
+
+
+def test_learning_is_rivers_own():
+    step, river = step_of(), PIPELINE.build()
+    step.step([example(i) for i in range(200)])
+    for i in range(200):
+        river.learn_one({"amount": float(i % 11)}, i % 3 == 0)
+    assert state_digest(step.model) == state_digest(river)
+    assert step.version == f"{step.base}@200"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 6)), max_size=60))
+def test_repeats_are_skipped_whatever_their_order(arrivals: list[tuple[int, int]]):
+    """Each score partition sends its numbers in order; after a crash it repeats some of them."""
+    sent: dict[int, int] = {}
+    records, once = [], []
+    for offset, (partition, back) in enumerate(arrivals):
+        highest = sent.get(partition, 0)
+        sequence = max(1, highest + 1 - back)
+        record = example(
+            offset, partition=partition, sequence=sequence, value=partition * 100 + sequence, label=bool(sequence % 2)
+        )
+        records.append(record)
+        if sequence > highest:
+            sent[partition] = sequence
+            once.append(record)
+    step, river = step_of(), PIPELINE.build()
+    step.step([*records, example(60, partition=9, sequence=1)])
+    for record in [*once, example(60, partition=9, sequence=1)]:
+        decoded = msgspec.json.decode(record.value or b"", type=Example)
+        river.learn_one(decoded.features, decoded.label)
+    assert state_digest(step.model) == state_digest(river)
+    assert step.counts["learned"] == len(once) + 1
+    assert step.counts.get("repeats", 0) == len(records) - len(once)
+    assert "gaps" not in step.counts
+
+
+def test_a_gap_in_the_numbers_is_counted():
+    step = step_of()
+    step.step([example(0, sequence=1), example(1, sequence=3)])
+    assert step.counts["gaps"] == 1
+
+
+def test_corrections_and_late_labels_are_not_learned():
+    step = step_of()
+    step.step([example(0), example(1, timing="correction"), example(2, timing="late"), example(3, timing="default")])
+    assert step.counts["learned"] == 2
+    assert (step.counts["correction"], step.counts["late"]) == (1, 1)
+
+
+MODELS: dict[str, Any] = {
+    "logistic": lambda p: preprocessing.StandardScaler() | linear_model.LogisticRegression(),
+    "tree": lambda p: tree.HoeffdingTreeClassifier(grace_period=20),
+    "adaptive tree": lambda p: tree.HoeffdingAdaptiveTreeClassifier(grace_period=20, seed=p["seed"]),
+    "forest": lambda p: forest.ARFClassifier(n_models=3, seed=p["seed"], grace_period=20),
+    "union": lambda p: (
+        compose.Select("amount") | (preprocessing.StandardScaler() + preprocessing.MinMaxScaler())
+    ) | linear_model.LogisticRegression(optim.Adam(0.1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_crash_and_a_replay_give_the_same_model(name: str):
+    pipeline = pipeline_of(entity_features=(), model=MODELS[name])
+    records = [example(i, value=(i * 37 % 101) / 7) for i in range(300)]
+    whole = step_of(pipeline)
+    whole.step(records)
+    first = step_of(pipeline)
+    first.step(records[:130])
+    saved, _ = first.snapshot()
+    first.step(records[130:170])  # learned, but never saved: the crash loses it
+    second = step_of(pipeline)
+    second.restore(saved)
+    assert second.offset == 130
+    second.step(records[130:])
+    assert state_digest(second.model) == state_digest(whole.model)
+    ours, uninterrupted = report(second), report(whole)
+    assert ours.pop("model_size_bytes") > 0 < uninterrupted.pop("model_size_bytes")  # shared strings pickle differently
+    assert ours == uninterrupted
+
+
+def test_what_was_served_is_judged_beside_what_the_baselines_knew_then():
+    served = Served("base@0", True, {"false": 0.1, "true": 0.9}, None, False, False, {"false": 0.8, "true": 0.2})
+    step = step_of()
+    step.step([example(0, label=True, served=served)])
+    overall = report(step)["metrics"]["overall"]
+    assert overall["model"]["accuracy"] == 1.0
+    assert overall["persistence"]["accuracy"] == 0.0
+    assert overall["prior"]["accuracy"] == 0.0
+    assert overall["skill_vs_prior"] > 0.9
+
+
+def test_an_update_that_breaks_a_weight_is_refused_and_nothing_else_is_lost():
+    # Without a scaler and with a huge rate, one large value overflows.
+    def build(params: dict[str, Any]) -> Any:
+        return linear_model.LinearRegression(optim.SGD(1e150), clip_gradient=1e300)
+
+    pipeline = pipeline_of(task="regression", model=build, entity_features=())
+    good = [example(i, value=0.0, label=0.0, served=Served("b@0", 0.0)) for i in range(5)]
+    bad = [example(i, value=1e15, label=1e15, served=Served("b@0", 0.0)) for i in range(5, 9)]
+    step = step_of(pipeline)
+    step.step([*good, *bad])
+    step.step([example(9, value=0.0, label=0.0, served=Served("b@0", 0.0))])
+    status = report(step)
+    assert status["counts"]["updates_refused"] >= 1
+    assert status["counts"]["updates_refused"] + status["counts"]["learned"] == 10
+    _, model, _ = open_for_serving(step.snapshot()[0], [KEY])
+    assert abs(model.predict_one({"amount": 0.0})) < 1e300
+
+
+def test_a_fused_update_that_breaks_a_weight_is_refused_at_once():
+    def build(params: dict[str, Any]) -> Any:
+        return preprocessing.StandardScaler() | linear_model.LinearRegression(optim.SGD(1e200), clip_gradient=1e300)
+
+    pipeline = pipeline_of(task="regression", model=build, entity_features=())
+    step = step_of(pipeline)
+    step.step([example(i, value=i * 1e14, label=(-1.0) ** i * 1e15, served=Served("b@0", 0.0)) for i in range(9)])
+    assert step.counts["updates_refused"] > 0
+    assert step.counts["updates_refused"] + step.counts["learned"] == 9
+    assert all(abs(w) < float("inf") for w in step.model["LinearRegression"].weights.values())
+
+
+@pytest.mark.parametrize(
+    ("record", "code"),
+    [
+        (Record("examples", 0, 0, 0, b"k", None), "value_empty"),
+        (Record("examples", 0, 0, 0, b"k", b"{}"), "example_invalid"),
+        (Record("examples", 0, 0, 0, b"k", b"\xff"), "example_invalid"),
+        (example(0, label="yes"), "label_type"),
+    ],
+)
+def test_a_bad_example_is_a_dead_letter(record: Record, code: str):
+    step = step_of()
+    (letter,) = step.step([record])
+    assert dict(letter.headers or [])["driftloop.error.code"] == code.encode()
+    assert dict(letter.headers or [])["driftloop.error.stage"] == b"learn"
+    assert letter.value == record.value
+    assert step.offset == 1
+    assert "learned" not in step.counts
+
+
+def test_a_snapshot_of_something_else_is_refused():
+    saved, _ = step_of().snapshot()
+    with pytest.raises(SnapshotRefused, match="made with configuration c, this is d"):
+        step_of(configuration="d").restore(saved)
+    with pytest.raises(SnapshotRefused, match="belongs to 'cards'"):
+        step_of(pipeline_of(name="other", entity_features=())).restore(saved)
+
+
+def test_a_model_beyond_its_limit_stops_the_learner():
+    step = step_of(pipeline_of(entity_features=(), limits=Limits(snapshot_bytes_max=10)))
+    with pytest.raises(DriftloopError, match=r"limits\.snapshot_bytes_max is 10"):
+        step.snapshot()
+
+
+def test_trees_stop_growing_at_their_bound_and_go_on_learning():
+    features = {f"f{i}": float for i in range(6)}
+
+    def build(params: dict[str, Any]) -> Any:
+        return tree.HoeffdingTreeClassifier(grace_period=50, delta=0.9, tau=0.9)
+
+    pipeline = pipeline_of(features=features, entity_features=(), model=build, limits=Limits(tree_leaves_max=6))
+    step = step_of(pipeline)
+    unbound = pipeline.build()
+    rng = random.Random(2)
+    for i in range(4_000):
+        x = {name: float(rng.random() < 0.5) for name in features}
+        label = sum(x.values()) % 2 == 1.0
+        step.step([example(i, features=x, label=label)])
+        unbound.learn_one(x, label)
+    assert unbound.n_leaves > 30  # not vacuous: without the bound it grows on
+    assert step.model.n_leaves < 6 + 6  # it is looked at every 100 examples
+    assert step.counts["growth_stopped"] == 1
+    assert step.counts["learned"] == 4_000
+
+
+def test_a_regression_says_how_wide_its_error_is():
+    pipeline = pipeline_of(task="regression", features={"amount": number()}, entity_features=(), labels=Labels(),
+                           model=lambda p: linear_model.LinearRegression())  # fmt: skip
+    step = step_of(pipeline)
+    step.step([example(i, label=float(i % 10), served=Served("b@0", 0.0)) for i in range(50)])
+    _, _, serving = open_for_serving(step.snapshot()[0], [KEY])
+    assert serving.half_width == 9.0
+    assert serving.persistence == 9.0
+    assert serving.prior == pytest.approx(4.5)

@@ -1,0 +1,54 @@
+"""Settings come from the environment, and every wrong one is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from stream.errors import ConfigurationError
+from stream.settings import load_settings
+
+
+def test_wrong_settings_are_named_together(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DRIFTLOOP_PARTITIONS", "none")
+    monkeypatch.setenv("DRIFTLOOP_SESSION_TIMEOUT_MS", "5")
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    assert "DRIFTLOOP_PARTITIONS = 'none'" in str(caught.value)
+    assert "DRIFTLOOP_SESSION_TIMEOUT_MS = '5'" in str(caught.value)
+
+
+def test_a_file_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "env"
+    file.write_text("DRIFTLOOP_BROKERS=kafka:9092\n")
+    monkeypatch.setenv("DRIFTLOOP_ENV_FILE", str(file))
+    assert load_settings().brokers == "kafka:9092"
+    monkeypatch.setenv("DRIFTLOOP_ENV_FILE", str(tmp_path / "none"))
+    with pytest.raises(ConfigurationError, match="no such file"):
+        load_settings()
+
+
+def test_secrets_are_not_shown():
+    settings = load_settings(signing_key="k" * 40, redis_url="redis://:password@h/0", kafka_sasl_password="pw-secret")
+    assert "kkkk" not in repr(settings)
+    assert "password@" not in repr(settings)
+    assert "pw-secret" not in repr(settings)
+
+
+@pytest.mark.parametrize("key", [None, "short"])
+def test_a_missing_or_short_signing_key_is_refused_without_showing_it(key: str | None):
+    with pytest.raises(ConfigurationError, match="DRIFTLOOP_SIGNING_KEY") as caught:
+        load_settings(signing_key=key).signing()
+    assert "short" not in str(caught.value)
+
+
+def test_security_settings_reach_librdkafka():
+    settings = load_settings(
+        kafka_security_protocol="SASL_SSL", kafka_sasl_username="u", kafka_sasl_password="p",
+        kafka_ssl_ca_location="/ca.pem",
+    )  # fmt: skip
+    config = settings.kafka()
+    assert config["security.protocol"] == "SASL_SSL"
+    assert (config["sasl.username"], config["sasl.password"]) == ("u", "p")
+    assert config["ssl.ca.location"] == "/ca.pem"
