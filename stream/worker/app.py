@@ -90,8 +90,9 @@ def _consumer_config(group: str, settings: Settings) -> dict[str, Any]:
         "heartbeat.interval.ms": max(100, settings.session_timeout_ms // 4),
         "fetch.wait.max.ms": settings.fetch_wait_ms,
         "fetch.error.backoff.ms": 50,
-        "queued.min.messages": 10_000,
-        "queued.max.messages.kbytes": 16_384,
+        # What is fetched ahead delays a rebalance: librdkafka hands it out first. So only a little is.
+        "queued.min.messages": 1_000,
+        "max.partition.fetch.bytes": 262_144,
         "max.poll.interval.ms": 300_000,
         "topic.metadata.refresh.interval.ms": 60_000,
     }

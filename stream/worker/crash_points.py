@@ -1,7 +1,8 @@
-"""Named places where a test can kill a worker for good, as `kill -9` would.
+"""Named places where a test can kill a worker for good, as `kill -9` would, or stop it, as `kill -STOP` would.
 
-`DRIFTLOOP_CRASH_AT=score.after_commit:3` kills the process the third time it passes that point. Unset, a point costs
-one comparison per micro-batch.
+`DRIFTLOOP_CRASH_AT=score.after_commit:3` kills the process the third time it passes that point;
+`score.before_commit:3:stop` leaves it there, stopped, until it gets SIGCONT. Unset, a point costs one comparison per
+micro-batch.
 """
 
 from __future__ import annotations
@@ -29,14 +30,15 @@ class CrashPoints:
     """Armed with at most one point."""
 
     def __init__(self, crash_at: str | None) -> None:
-        self._point, _, nth = (crash_at or "").partition(":")
-        if self._point and self._point not in POINTS:
-            raise ConfigurationError("DRIFTLOOP_CRASH_AT", crash_at, f"use one of {', '.join(POINTS)}")
+        self._point, nth, how = [*(crash_at or "").split(":"), "", ""][:3]
+        if self._point and (self._point not in POINTS or how not in ("", "stop")):
+            raise ConfigurationError("DRIFTLOOP_CRASH_AT", crash_at, f"use <point>[:nth[:stop]], one of {', '.join(POINTS)}")
         self._left = int(nth or 1)
+        self._signal = signal.SIGSTOP if how else signal.SIGKILL
 
     def __call__(self, point: str) -> None:
         if point != self._point:
             return
         self._left -= 1
-        if self._left <= 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if self._left == 0:
+            os.kill(os.getpid(), self._signal)

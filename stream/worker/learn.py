@@ -76,8 +76,9 @@ class LearnShard:
         self._arrived.set()
 
     @property
-    def waiting(self) -> int:
-        return len(self._waiting)
+    def received(self) -> int:
+        """Every record that was given to this owner."""
+        return self.taken + len(self._waiting)
 
     async def run(self) -> None:
         """Work until cancelled. Raises Fenced, Conflict."""

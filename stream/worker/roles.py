@@ -120,7 +120,7 @@ class _Role:
                 await asyncio.wait_for(owned.finish(), FINISH_S)
             except (DriftloopError, TimeoutError) as error:
                 log.warning("partition %d was left unfinished, its next owner finishes it: %s", number, error)
-        self._taken_by_former += owned.taken + owned.waiting
+        self._taken_by_former += owned.received
 
     async def _checked(self, topic: str, number: int, stored: int | None) -> int:
         """The stored offset must lie within the log: a jump would lose records silently."""
@@ -260,12 +260,16 @@ class ScoreRole(_Role):
             crash_point=self._crash_point,
         )
         offsets = await owned.acquire()
-        owned.events_end = self._end_of_events(number)
+        owned.log_end = self._log_end(number)
         return owned, offsets
 
-    def _end_of_events(self, number: int) -> Callable[[], int]:
-        tp = TP(self._names.events, number)
-        return lambda: max(int(self._app.consumer.highwater(tp)), self._ends.get(("events", number), 0))
+    def _log_end(self, number: int) -> Callable[[str], int]:
+        partitions = {topic: TP(self._names[topic], number) for topic in self.topics}
+
+        def log_end(topic: str) -> int:
+            return max(int(self._app.consumer.highwater(partitions[topic])), self._ends.get((topic, number), 0))
+
+        return log_end
 
     def take(self, topic: str, partition: int, records: Sequence[Record]) -> None:
         owned = self._owned.get(partition)

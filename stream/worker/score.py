@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 RETRY_FIRST_S, RETRY_LAST_S = 0.02, 1.0
 TRIM_IDLE_S = 0.2
 GRACE_S = 0.05  # a label newer than every event seen waits so long for events on their way
-ALIGN_WAIT_S = 5.0  # and so long for events that are known to lie in the log
+ALIGN_WAIT_S = 5.0  # one topic waits so long for records of the other that are known to lie in the log
+HELD_MAX = 50_000  # events in memory while they wait for labels; beyond that fetching stops
 LABELS_HIGH, LABELS_LOW = 4_000, 1_000  # labels waiting for their time: fetching them pauses and goes on
 UNPUBLISHED_MAX = 64  # micro-batches in the outbox before the next one waits for Kafka
 
@@ -81,10 +82,11 @@ class ScorePartition:
         self._published_up_to = 0
         self._trimmed_up_to = 0
         self._fetched_until: dict[str, int] = {}
-        self.taken = 0  # records processed or dropped; labels count when they arrive
+        self._taken = 0
+        self._held_since_s: float | None = None  # when one topic began to wait for the other, loop time
         self.labels_paused = False
         self.commits = 0
-        self.events_end: Callable[[], int] = lambda: -1  # the events log's end, as the transport last saw it
+        self.log_end: Callable[[str], int] = lambda _: -1  # a topic's end in this partition, as the transport last saw it
 
     async def acquire(self) -> dict[str, int]:
         """Take the partition over: next epoch, stored state, leftover outbox.
@@ -112,7 +114,7 @@ class ScorePartition:
         self._waiting[topic].extend(records)
         if topic == "labels":
             self._label_arrivals.extend([asyncio.get_running_loop().time()] * len(records))
-            self.taken += len(records)  # labels are held back by pausing them, not by stopping all fetching
+            self._taken += len(records)  # labels are held back by pausing them, not by stopping all fetching
             self.labels_paused = len(self._waiting[topic]) > LABELS_HIGH
         self._fetched_until[topic] = records[-1].offset + 1
         self._arrived.set()
@@ -121,13 +123,26 @@ class ScorePartition:
     def waiting(self) -> int:
         return sum(map(len, self._waiting.values()))
 
+    @property
+    def received(self) -> int:
+        """Every record that was given to this owner."""
+        return self._taken + len(self._waiting["events"])
+
+    @property
+    def taken(self) -> int:
+        """Records processed or dropped. Labels count when they arrive; so do events that wait for labels, else the
+        transport would stop fetching with the awaited labels unfetched.
+        """
+        events = len(self._waiting["events"])
+        return self._taken + (events if self._held_since_s is not None and events < HELD_MAX else 0)
+
     async def run(self) -> None:
         """Work until cancelled. Raises Fenced, Conflict, or what the model store or publisher raises for good."""
         while True:
             records = await self._take()
             if records:
                 await self.process(records)
-                self.taken += sum(1 for record in records if record.topic == "events")
+                self._taken += sum(1 for record in records if record.topic == "events")
             elif self._published_up_to > self._trimmed_up_to:
                 await self._trim()
 
@@ -210,7 +225,7 @@ class ScorePartition:
             except TimeoutError:
                 return []
         taken = self._merge()
-        if not taken:  # only labels, and their events may be on the way
+        if not taken:  # one topic waits for the other
             self._arrived.clear()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._arrived.wait(), GRACE_S / 2)
@@ -220,16 +235,17 @@ class ScorePartition:
     def _merge(self) -> list[Record]:
         """Events and labels by their Kafka timestamps, each in its own offset order.
 
-        Labels must not run ahead of events that are in the log already: they would all look early.
+        Neither topic may run ahead of what lies in the log of the other: labels would all look early, and events would
+        take the default for a label that is there.
         """
         events, labels = self._waiting["events"], self._waiting["labels"]
         now_s = asyncio.get_running_loop().time()
         taken: list[Record] = []
         while len(taken) < self._batch_records_max:
-            if events and (not labels or events[0].timestamp_ms <= labels[0].timestamp_ms):
+            if events and (events[0].timestamp_ms <= labels[0].timestamp_ms if labels else not self._held("labels", now_s)):
                 taken.append(events.popleft())
                 self._seen_ms = max(self._seen_ms, taken[-1].timestamp_ms)
-            elif labels and (events or self._ripe(labels[0], now_s)):
+            elif labels and (events or (not self._held("events", now_s) and self._ripe(labels[0], now_s))):
                 taken.append(labels.popleft())
                 self._label_arrivals.popleft()
             else:
@@ -238,9 +254,15 @@ class ScorePartition:
             self.labels_paused = False
         return taken
 
+    def _held(self, topic: str, now_s: float) -> bool:
+        """Whether records of this topic are known to be on their way and worth waiting for."""
+        if self.log_end(topic) <= max(self._fetched_until.get(topic, 0), self.offsets[topic]):
+            self._held_since_s = None
+            return False
+        if self._held_since_s is None:
+            self._held_since_s = now_s
+        return now_s - self._held_since_s < ALIGN_WAIT_S
+
     def _ripe(self, label: Record, now_s: float) -> bool:
         """Whether a label may be taken while no event is waiting."""
-        waited_s = now_s - self._label_arrivals[0]
-        if self.events_end() > max(self._fetched_until.get("events", 0), self.offsets["events"]):
-            return waited_s >= ALIGN_WAIT_S
-        return label.timestamp_ms <= self._seen_ms or waited_s >= GRACE_S
+        return label.timestamp_ms <= self._seen_ms or now_s - self._label_arrivals[0] >= GRACE_S

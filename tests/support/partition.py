@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -51,14 +51,24 @@ class Outcome:
         return [dict(r.headers or [])["driftloop.error.code"].decode() for r in self.of("dead_letters")]  # type: ignore[union-attr]
 
 
-def run(pipeline: Pipeline, batches: Iterable[Sequence[Record]], model: LiveModel | None = None) -> Outcome:
-    """Process batches one after the other, as one owner without faults."""
+def run(
+    pipeline: Pipeline,
+    batches: Iterable[Sequence[Record]],
+    model: LiveModel | None = None,
+    *,
+    partition: int = 0,
+    model_for: Callable[[Sequence[Record]], LiveModel] | None = None,
+) -> Outcome:
+    """Process batches one after the other, as one owner without faults; `model_for` chooses the model of each."""
 
     async def work() -> Outcome:
         store, publisher = MemoryStateStore(), MemoryPublisher()
-        owner = ScorePartition(pipeline, 0, store, publisher, lambda: model or live_model(pipeline))
+        live = model or live_model(pipeline)
+        owner = ScorePartition(pipeline, partition, store, publisher, lambda: live)
         await owner.acquire()
         for batch in batches:
+            if model_for is not None:
+                live = model_for(batch)
             await owner.process(batch)
         await owner.finish()
         return Outcome(store, publisher.published)

@@ -1,0 +1,45 @@
+"""Fixtures. The real Kafka and Redis are started once, on loopback, and stopped at the end."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+from stream.local.stack import Stack
+from tests.support.world import World
+
+settings.register_profile("driftloop", deadline=None, print_blob=True)
+settings.load_profile("driftloop")
+
+KAFKA_CACHE = Path(__file__).parents[1] / ".driftloop" / "kafka"
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with Stack(tmp_path_factory.mktemp("stack"), kafka_cache=KAFKA_CACHE) as started:
+        yield started
+
+
+@pytest.fixture
+def make_world(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Callable[..., World]]:
+    """Worlds with names after the test."""
+    made: list[World] = []
+
+    def make(**arguments: Any) -> World:
+        name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:50].strip("-")
+        made.append(World(stack, f"{name}-{len(made)}", **arguments))
+        return made[-1]
+
+    yield make
+    for world in made:
+        world.close()
+
+
+@pytest.fixture
+def world(make_world: Callable[..., World]) -> World:
+    return make_world()

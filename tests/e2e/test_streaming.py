@@ -1,0 +1,98 @@
+"""The main path on the real Kafka and Redis, compared byte for byte with an undisturbed pass in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jsonschema
+import msgspec
+import pytest
+
+from stream.contracts import schema_for
+from stream.local.process import Child
+from tests.support.oracles import examine
+from tests.support.world import World, card_stream
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+
+def test_events_become_predictions_and_labels_a_better_model(world: World):
+    world.produce(card_stream(6_000))
+    world.start("learn")
+    world.start("score", pace_s=0.0003, batch_records_max="50")  # the model has time to learn
+    world.wait_settled()
+    verdict = examine(world)
+    assert verdict.predictions == 6_000
+    assert verdict.copies == 0
+    assert not verdict.dead_letters
+    assert verdict.learned > 5_000
+    assert verdict.versions > 3
+    metrics = world.status().learner["metrics"]["window"]  # type: ignore[index]
+    assert metrics["model"]["roc_auc"] > 0.8
+    assert metrics["skill_vs_prior"] > 0.1
+    for topic in ("predictions", "examples"):
+        schema = jsonschema.Draft202012Validator(schema_for(topic))
+        for record in world.read(topic)[0][:300]:
+            schema.validate(msgspec.json.decode(record.value or b""))
+    world.stop_workers()
+
+
+COMMON = [
+    "on_time_labels", "early_labels", "correction_labels", "duplicate_labels", "duplicate_events",
+    "labels_kept_early", "forgotten", "dead_letters.label_without_event",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("missing", "cases"), [("default", ["default_labels"]), ("none", ["late_labels"])])
+def test_every_label_case(make_world: Callable[..., World], missing: str, cases: list[str]):
+    world = make_world(missing=missing)
+    world.produce(
+        card_stream(
+            4_000, early=0.1, late=0.1, contradicting=0.1, duplicate=0.1, missing=0.2, unknown=0.05, repeated=0.05
+        )
+    )
+    world.start("learn")
+    world.start("score")
+    world.wait_settled()
+    verdict = examine(world)
+    for case in [*COMMON, *cases]:
+        assert verdict.counts[case] > 20, (case, verdict.counts)
+    assert set(verdict.dead_letters) <= {"label_without_event", "label_key_mismatch"}
+
+
+def test_poison_at_ten_percent(world: World):
+    records = card_stream(4_000, poison=0.1)
+    world.produce(records)
+    world.start("learn")
+    world.start("score")
+    world.wait_settled()
+    verdict = examine(world)
+    assert sum(verdict.dead_letters.values()) + verdict.predictions == 4_000
+    assert 300 < sum(verdict.dead_letters.values()) < 500
+    assert len(verdict.dead_letters) >= 6
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_every_codec_is_read(world: World, codec: str):
+    world.produce(card_stream(600), **{"compression.type": codec})
+    world.start("learn")
+    world.start("score")
+    world.wait_settled()
+    assert examine(world).predictions == 600
+
+
+def test_two_workers_share_the_partitions(make_world: Callable[..., World]):
+    world = make_world(partitions=4)
+    world.produce(card_stream(12_000, partitions=4))
+    world.start("learn")
+    workers = [world.start("score", pace_s=0.0005, batch_records_max="50") for _ in range(2)]
+    world.wait(lambda: sorted(map(len, map(_owned, workers))) == [2, 2], "a share for each")
+    assert world.lag() > 0
+    world.wait_settled()
+    assert examine(world).predictions == 12_000
+    world.stop_workers()
+
+
+def _owned(worker: Child) -> list[str]:
+    lines = [line for line in worker.tail(100).splitlines() if "owns partitions [" in line]
+    return lines[-1].partition("[")[2].partition("]")[0].replace(",", " ").split() if lines else []

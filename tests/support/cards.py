@@ -1,0 +1,46 @@
+"""The pipeline that the tests on the real stack run. `NAME` in the environment is its name: one per test."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from river import linear_model, preprocessing
+
+from stream import Labels, Pipeline, entity, number
+from stream.pipeline import Limits
+
+
+MISSING: dict[str, Any] = {"missing": "default", "default": False}
+if os.environ.get("DRIFTLOOP_TEST_MISSING") == "none":
+    MISSING = {"missing": "none"}
+PACE_S = float(os.environ.get("DRIFTLOOP_TEST_PACE_S", "0"))
+
+
+def paced(state: Any, features: Any, occurred_at_ms: int) -> tuple[Any, float]:
+    """A constant; it takes its time, so that a fault finds a worker at work."""
+    if PACE_S:
+        time.sleep(PACE_S)
+    return None, 0.0
+
+
+def build(params: dict[str, Any]) -> Any:
+    return preprocessing.StandardScaler() | linear_model.LogisticRegression()
+
+
+pipeline = Pipeline(
+    name=os.environ.get("DRIFTLOOP_TEST_NAME", "cards"),
+    task="binary",
+    features={"amount": number(low=0, high=900), "hour": int},
+    entity_features=[
+        entity.count("5m"),
+        entity.mean("amount", "1h"),
+        entity.distinct("hour", "1h"),
+        entity.seconds_since_last(),
+        entity.custom("paced", paced),
+    ],
+    model=build,
+    labels=Labels(wait="10m", keep_late="5m", early_wait="5m", **MISSING),
+    limits=Limits(entity_idle="20m"),
+)

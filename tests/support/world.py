@@ -1,0 +1,234 @@
+"""One pipeline of its own on the real Kafka and Redis: produce, start workers, wait, read everything back."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import redis
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from stream.adapters.file_pipelines import load_pipeline
+from stream.adapters.kafka_topics import KafkaTopics
+from stream.cli.running import worker_command
+from stream.cli.showing import PipelineStatus, read_status
+from stream.core.records import Record
+from stream.local.process import Child, wait_until
+from stream.local.stack import Stack
+from stream.settings import Settings, load_settings
+from stream.topics import TopicNames
+
+__all__ = ["World", "card_stream"]
+
+PIPELINE_FILE = Path(__file__).with_name("cards.py")
+SETTLE_S = 60.0
+
+
+class World:
+    """Topics, state and workers under one pipeline name."""
+
+    def __init__(self, stack: Stack, name: str, partitions: int = 2, missing: str = "default") -> None:
+        self.stack = stack
+        self.name = name
+        self.partitions = partitions
+        self._environment = {"DRIFTLOOP_TEST_NAME": name, "DRIFTLOOP_TEST_MISSING": missing}
+        os.environ.update(self._environment)
+        self.pipeline = load_pipeline(PIPELINE_FILE).pipeline
+        self.names = TopicNames(name)
+        self.settings: Settings = load_settings(
+            brokers=stack.brokers, redis_url=stack.redis_url, signing_key=stack.signing_key(), partitions=partitions
+        )
+        self.kafka = KafkaTopics(self.settings.kafka(), self.names)
+        self.kafka.create(partitions, 1)
+        self.redis = redis.Redis.from_url(stack.redis_url)
+        self.workers: list[Child] = []
+
+    def close(self) -> None:
+        for worker in self.workers:
+            if worker.running():
+                worker.signal(18)  # one that is stopped cannot end
+                worker.kill()
+        self.redis.close()
+
+    # -- workers -----------------------------------------------------------------------------------------------------
+
+    def start(self, role: str, *, pace_s: float = 0.0, **environment: str) -> Child:
+        """`pace_s`: so long a score worker takes for each event, at least; other arguments are settings."""
+        settings = {f"DRIFTLOOP_{key.upper()}": value for key, value in environment.items()}
+        settings["DRIFTLOOP_TEST_PACE_S"] = str(pace_s)
+        number = sum(worker.name.startswith(f"{self.name}-{role}") for worker in self.workers)
+        child = self.stack.add(
+            f"{self.name}-{role}-{number}", worker_command(PIPELINE_FILE, role), **settings, **self._environment
+        )
+        self.workers.append(child)
+        return child
+
+    def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = SETTLE_S) -> None:
+        try:
+            wait_until(condition, timeout_s, what)
+        except TimeoutError as error:
+            logs = "\n".join(f"--- {w.name} (running: {w.running()})\n{w.tail(12)}" for w in self.workers)
+            raise AssertionError(f"{error}\n{self.status() if self.stack.redis.ready() else ''}\n{logs}") from None
+
+    def wait_for_death(self, worker: Child, code: int) -> None:
+        self.wait(lambda: not worker.running(), f"{worker.name} to end")
+        assert worker.wait(1.0) == code, worker.tail(30)
+
+    def stop_workers(self) -> None:
+        """SIGTERM to all; each must end well."""
+        for worker in self.workers:
+            if worker.running():
+                worker.signal(15)
+        for worker in self.workers:
+            if worker.process is not None and worker.process.returncode is None:
+                assert worker.wait(30.0) == 0, worker.tail(30)
+
+    # -- looking -----------------------------------------------------------------------------------------------------
+
+    def status(self) -> PipelineStatus:
+        return read_status(self.settings, self.name)
+
+    def committed(self, topic: str = "events") -> int:
+        """How many records of a topic the state covers."""
+        total = 0
+        for partition in range(self.partitions):
+            meta = self.redis.hget(f"{{{self.name}:{partition}}}:state", "meta")
+            if meta:
+                total += msgspec.json.decode(meta)["offsets"].get(topic, 0)  # type: ignore[arg-type]
+        return total
+
+    def lag(self) -> int:
+        status = self.status()
+        return sum(status.lag(topic) for topic in ("events", "labels"))
+
+    def settled(self) -> bool:
+        """Everything processed, published, learned and snapshotted."""
+        status = self.status()
+        if any(status.lag(topic) for topic in ("events", "labels")) or status.learner is None:
+            return False
+        if any(self.redis.hlen(f"{{{self.name}:{p}}}:outbox") for p in range(self.partitions)):
+            return False
+        return status.lag("examples") == 0
+
+    def wait_settled(self) -> None:
+        self.wait(self.settled, "everything to be processed")
+
+    # -- Kafka -------------------------------------------------------------------------------------------------------
+
+    def produce(self, records: Iterable[Record], *, rate: float | None = None, **config: Any) -> int:
+        producer = Producer({"bootstrap.servers": self.stack.brokers, "linger.ms": 5, "log_level": 0, **config})
+        failures: list[Any] = []
+        started_s, sent = time.monotonic(), 0
+        for record in records:
+            if rate is not None and sent % 50 == 0:
+                time.sleep(max(0.0, sent / rate - (time.monotonic() - started_s)))
+            producer.produce(
+                self.names[record.topic], record.value, record.key, record.partition, timestamp=record.timestamp_ms,
+                headers=record.headers, on_delivery=lambda error, _: failures.append(error) if error else None,
+            )  # fmt: skip
+            producer.poll(0)
+            sent += 1
+        assert producer.flush(30) == 0
+        assert not failures
+        return sent
+
+    def read(self, topic: str) -> dict[int, list[Record]]:
+        """Everything that lies in a topic, by partition."""
+        consumer = Consumer(
+            {"bootstrap.servers": self.stack.brokers, "group.id": "reader", "enable.auto.commit": False, "log_level": 0,
+             "enable.partition.eof": False}
+        )  # fmt: skip
+        name = self.names[topic]
+        found: dict[int, list[Record]] = defaultdict(list)
+        try:
+            count = len(consumer.list_topics(name, timeout=10).topics[name].partitions)
+            ends = {p: consumer.get_watermark_offsets(TopicPartition(name, p), timeout=10)[1] for p in range(count)}
+            consumer.assign([TopicPartition(name, p, 0) for p, end in ends.items() if end])
+            deadline_s = time.monotonic() + 30
+            while any(len(found[p]) < end for p, end in ends.items()):
+                assert time.monotonic() < deadline_s, f"reading {name}: {ends}"
+                for m in consumer.consume(5_000, 0.5):
+                    assert m.error() is None
+                    found[m.partition()].append(
+                        Record(topic, m.partition(), m.offset(), m.timestamp()[1], m.key(), m.value(), m.headers())
+                    )
+        finally:
+            consumer.close()
+        return found
+
+
+def card_stream(
+    events: int,
+    *,
+    seed: int = 1,
+    partitions: int = 2,
+    cards: int = 40,
+    poison: float = 0.0,
+    repeated: float = 0.0,
+    early: float = 0.0,
+    late: float = 0.0,
+    contradicting: float = 0.0,
+    duplicate: float = 0.0,
+    missing: float = 0.05,
+    unknown: float = 0.0,
+) -> list[Record]:
+    """Events of some cards and their labels, in Kafka's time order, ending now; event time is a second per event."""
+    rng = random.Random(seed)
+    start_ms = int(time.time() * 1_000) - 3_600_000 - events * 1_000
+    timed: list[tuple[int, int, str, int, bytes, bytes]] = []  # (time, order, topic, partition, key, value)
+
+    def add(at_ms: int, topic: str, card: int, value: bytes) -> None:
+        timed.append((at_ms, len(timed), topic, card % partitions, f"card-{card}".encode(), value))
+
+    def add_label(at_ms: int, card: int, event_id: str, fraud: bool) -> None:
+        body = {"event_id": event_id, "label": fraud, "labelled_at_ms": at_ms, "source": "bank"}
+        add(at_ms, "labels", card, msgspec.json.encode(body))
+
+    for number in range(events):
+        at_ms = start_ms + number * 1_000
+        card = rng.randrange(cards)
+        if rng.random() < poison:
+            add(at_ms, "events", card, rng.choice(POISON)(rng))
+            continue
+        amount, hour = rng.expovariate(1 / 200), rng.randrange(24)
+        event_id = f"e{rng.randrange(number)}" if number and rng.random() < repeated else f"e{number}"
+        features = {"amount": amount, "hour": hour}
+        add(at_ms, "events", card, msgspec.json.encode({"event_id": event_id, "occurred_at_ms": at_ms, "features": features}))
+        if event_id != f"e{number}" or rng.random() < missing:
+            continue
+        fraud = amount > 400 and hour < 12
+        delay_ms = rng.randrange(1_000, 300_000)
+        if rng.random() < early:
+            delay_ms = -rng.randrange(1_000, 60_000)
+        elif rng.random() < late:
+            delay_ms = rng.randrange(700_000, 1_000_000)
+        add_label(at_ms + delay_ms, card, event_id, fraud)
+        if rng.random() < duplicate:
+            add_label(at_ms + delay_ms + 5_000, card, event_id, fraud)
+        if rng.random() < contradicting:
+            add_label(at_ms + delay_ms + 9_000, card, event_id, not fraud)
+        if rng.random() < unknown:
+            add_label(at_ms + delay_ms, card, f"nobody-{number}", fraud)
+    records, offsets = [], defaultdict(int)
+    for at_ms, _, topic, partition, key, value in sorted(timed):
+        records.append(Record(topic, partition, offsets[topic, partition], at_ms, key, value))
+        offsets[topic, partition] += 1
+    return records
+
+
+POISON: list[Callable[[random.Random], bytes]] = [
+    lambda rng: b"",
+    lambda rng: rng.randbytes(40),
+    lambda rng: b'{"event_id": "x", "occurred_at_ms": 1, "features": {"amount": 1e999, "hour": 1}}',
+    lambda rng: b'{"event_id": "x", "occurred_at_ms": 1, "features": {"amount": "much", "hour": 1}}',
+    lambda rng: b'{"event_id": "x", "occurred_at_ms": 4000000000000, "features": {"amount": 1, "hour": 1}}',
+    lambda rng: b'{"event_id": "x", "occurred_at_ms": 1, "features": {"amount": 1, "hour": 1, "extra": 1}}',
+    lambda rng: b"[" * 10_000,
+    lambda rng: b"x" * 70_000,
+]
