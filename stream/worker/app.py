@@ -87,7 +87,7 @@ def _consumer_config(group: str, settings: Settings) -> dict[str, Any]:
         "isolation.level": "read_committed",
         "partition.assignment.strategy": "range",  # events and labels with equal counts go to the same member
         "session.timeout.ms": settings.session_timeout_ms,
-        "heartbeat.interval.ms": max(100, settings.session_timeout_ms // 4),
+        "heartbeat.interval.ms": min(1_000, settings.session_timeout_ms // 4),
         "fetch.wait.max.ms": settings.fetch_wait_ms,
         "fetch.error.backoff.ms": 50,
         # What is fetched ahead delays a rebalance: librdkafka hands it out first. So only a little is.
@@ -123,7 +123,8 @@ async def run(app: WorkerApp) -> int:
 async def _stop(app: WorkerApp) -> None:
     try:
         if app.started:
-            await asyncio.wait_for(app.stop(), 30.0)
+            async with asyncio.timeout(30.0):
+                await app.stop()
     except Exception as error:  # noqa: BLE001 - stopping goes on
         app.fail(error)
     finally:

@@ -32,7 +32,9 @@ class CrashPoints:
     def __init__(self, crash_at: str | None) -> None:
         self._point, nth, how = [*(crash_at or "").split(":"), "", ""][:3]
         if self._point and (self._point not in POINTS or how not in ("", "stop")):
-            raise ConfigurationError("DRIFTLOOP_CRASH_AT", crash_at, f"use <point>[:nth[:stop]], one of {', '.join(POINTS)}")
+            raise ConfigurationError(
+                "DRIFTLOOP_CRASH_AT", crash_at, f"use <point>[:nth[:stop]], one of {', '.join(POINTS)}"
+            )
         self._left = int(nth or 1)
         self._signal = signal.SIGSTOP if how else signal.SIGKILL
 

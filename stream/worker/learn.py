@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from stream.core.learning import LearnStep
 from stream.core.records import Record
@@ -48,6 +49,8 @@ class LearnShard:
         self._crash_point = crash_point
         self._waiting: deque[Record] = deque()
         self._arrived = asyncio.Event()
+        self._stopping = False
+        self._abandoned = False
         self._committed_offset = -1
         self._next_snapshot_s = 0.0
         self.taken = 0
@@ -72,6 +75,9 @@ class LearnShard:
         return max(self._committed_offset, 0)
 
     def add(self, records: Sequence[Record]) -> None:
+        if self._abandoned:
+            self.taken += len(records)
+            return
         self._waiting.extend(records)
         self._arrived.set()
 
@@ -80,16 +86,26 @@ class LearnShard:
         """Every record that was given to this owner."""
         return self.taken + len(self._waiting)
 
+    def abandon(self) -> None:
+        """Somebody else owns the shard: records still under way are dropped, so that fetching goes on."""
+        self.taken = self.received
+        self._waiting.clear()
+        self._abandoned = True
+
+    def stop(self) -> None:
+        """End `run` after the micro-batch it is in."""
+        self._stopping = True
+        self._arrived.set()
+
     async def run(self) -> None:
-        """Work until cancelled. Raises Fenced, Conflict."""
-        while True:
+        """Work until stopped. Raises Fenced, Conflict."""
+        while not self._stopping:
             if not self._waiting:
                 self._arrived.clear()
                 left_s = self._next_snapshot_s - time.monotonic() if self._dirty else None
-                try:
-                    await asyncio.wait_for(self._arrived.wait(), None if left_s is None else max(0.0, left_s))
-                except TimeoutError:
-                    pass
+                with suppress(TimeoutError):  # not `wait_for`: Python 3.11's may swallow a cancellation
+                    async with asyncio.timeout(left_s):
+                        await self._arrived.wait()
             if self._waiting:
                 await self.process(self._take())
             if self._dirty and time.monotonic() >= self._next_snapshot_s:

@@ -29,7 +29,8 @@ __all__ = ["LearnRole", "ScoreRole"]
 
 log = logging.getLogger(__name__)
 
-FINISH_S = 10.0
+STOP_S = 5.0  # for the micro-batch that is under way
+FINISH_S = 10.0  # for what it publishes
 
 
 class _Role:
@@ -105,6 +106,7 @@ class _Role:
             raise
         except Fenced as error:
             log.warning("%s; what this worker held of it is dropped", error, extra={"code": "fenced"})
+            owned.abandon()
         except Exception as error:  # noqa: BLE001 - whatever it was, the worker must not go on half alive
             self._app.fail(error)
 
@@ -112,12 +114,16 @@ class _Role:
         task, owned = self._tasks.pop(number, None), self._owned.pop(number, None)
         if task is None or owned is None:
             return
-        fenced = task.done()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        if not fenced:
+        ended = task.done()  # fenced, or failed
+        owned.stop()
+        await asyncio.wait({task}, timeout=STOP_S)
+        while not task.done():  # more than once: redis-py waits with wait_for, which may swallow it on Python 3.11
+            task.cancel()
+            await asyncio.wait({task}, timeout=0.2)
+        if not ended:
             try:
-                await asyncio.wait_for(owned.finish(), FINISH_S)
+                async with asyncio.timeout(FINISH_S):
+                    await owned.finish()
             except (DriftloopError, TimeoutError) as error:
                 log.warning("partition %d was left unfinished, its next owner finishes it: %s", number, error)
         self._taken_by_former += owned.received

@@ -78,6 +78,8 @@ class ScorePartition:
         self._label_arrivals: deque[float] = deque()  # when each waiting label came, loop time
         self._seen_ms = -1  # Kafka timestamp of the newest event taken
         self._arrived = asyncio.Event()
+        self._stopping = False
+        self._abandoned = False
         self._publishing: asyncio.Task[None] | None = None
         self._published_up_to = 0
         self._trimmed_up_to = 0
@@ -86,7 +88,9 @@ class ScorePartition:
         self._held_since_s: float | None = None  # when one topic began to wait for the other, loop time
         self.labels_paused = False
         self.commits = 0
-        self.log_end: Callable[[str], int] = lambda _: -1  # a topic's end in this partition, as the transport last saw it
+        self.log_end: Callable[[str], int] = lambda _: (
+            -1
+        )  # a topic's end in this partition, as the transport last saw it
 
     async def acquire(self) -> dict[str, int]:
         """Take the partition over: next epoch, stored state, leftover outbox.
@@ -111,6 +115,9 @@ class ScorePartition:
 
     def add(self, topic: str, records: Sequence[Record]) -> None:
         """Records of one fetch, in offset order."""
+        if self._abandoned:
+            self._taken += len(records)
+            return
         self._waiting[topic].extend(records)
         if topic == "labels":
             self._label_arrivals.extend([asyncio.get_running_loop().time()] * len(records))
@@ -136,9 +143,20 @@ class ScorePartition:
         events = len(self._waiting["events"])
         return self._taken + (events if self._held_since_s is not None and events < HELD_MAX else 0)
 
+    def abandon(self) -> None:
+        """Somebody else owns the partition: records still under way are dropped, so that fetching goes on."""
+        self._taken = self.received
+        self._waiting["events"].clear()
+        self._abandoned = True
+
+    def stop(self) -> None:
+        """End `run` after the micro-batch it is in."""
+        self._stopping = True
+        self._arrived.set()
+
     async def run(self) -> None:
-        """Work until cancelled. Raises Fenced, Conflict, or what the model store or publisher raises for good."""
-        while True:
+        """Work until stopped. Raises Fenced, Conflict, or what the model store or publisher raises for good."""
+        while not self._stopping:
             records = await self._take()
             if records:
                 await self.process(records)
@@ -172,7 +190,7 @@ class ScorePartition:
         await self._commit(commit)
         self._crash_point("score.after_commit")
         if self._lease.sequence - self._published_up_to > UNPUBLISHED_MAX and self._publishing is not None:
-            await self._publishing  # the outbox is bounded: Kafka is slow or away
+            await asyncio.shield(self._publishing)  # the outbox is bounded: Kafka is slow or away
         if outgoing:
             before = self._publishing
             self._publishing = asyncio.create_task(self._publish(before, outgoing, self._lease.sequence))
@@ -218,19 +236,23 @@ class ScorePartition:
         """The next micro-batch; empty after a while without records."""
         if self._publishing is not None and self._publishing.done():
             self._publishing.result()  # a failed publication ends this partition
-        if not self.waiting:
+        if not self.waiting and not self._stopping:
             self._arrived.clear()
-            try:
-                await asyncio.wait_for(self._arrived.wait(), TRIM_IDLE_S)
-            except TimeoutError:
+            if not await self._arrival(TRIM_IDLE_S):
                 return []
         taken = self._merge()
         if not taken:  # one topic waits for the other
             self._arrived.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._arrived.wait(), GRACE_S / 2)
+            await self._arrival(GRACE_S / 2)
             taken = self._merge()
         return taken
+
+    async def _arrival(self, timeout_s: float) -> bool:
+        """Whether a record came in time. Not `wait_for`: Python 3.11's may swallow a cancellation."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                return await self._arrived.wait()
+        return False
 
     def _merge(self) -> list[Record]:
         """Events and labels by their Kafka timestamps, each in its own offset order.
@@ -242,7 +264,9 @@ class ScorePartition:
         now_s = asyncio.get_running_loop().time()
         taken: list[Record] = []
         while len(taken) < self._batch_records_max:
-            if events and (events[0].timestamp_ms <= labels[0].timestamp_ms if labels else not self._held("labels", now_s)):
+            if events and (
+                events[0].timestamp_ms <= labels[0].timestamp_ms if labels else not self._held("labels", now_s)
+            ):
                 taken.append(events.popleft())
                 self._seen_ms = max(self._seen_ms, taken[-1].timestamp_ms)
             elif labels and (events or (not self._held("events", now_s) and self._ripe(labels[0], now_s))):

@@ -119,7 +119,8 @@ class BatchConsumer(FaustConsumer):  # type: ignore[misc]
         """Called by Faust's fetcher: pass each batch to the channel that subscribes to its partition."""
         while not (self.should_stop or fetcher.should_stop):
             try:
-                batch = await asyncio.wait_for(self._batches.get(), timeout=1.0)
+                async with asyncio.timeout(1.0):
+                    batch = await self._batches.get()
             except TimeoutError:
                 continue
             tp = TP(batch.topic, batch.partition)

@@ -72,13 +72,14 @@ def test_poison_at_ten_percent(world: World):
     assert len(verdict.dead_letters) >= 6
 
 
-@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
-def test_every_codec_is_read(world: World, codec: str):
-    world.produce(card_stream(600), **{"compression.type": codec})
+def test_every_codec_is_read(world: World):
+    records = card_stream(1_200)
+    for number, codec in enumerate(("none", "gzip", "snappy", "lz4", "zstd")):
+        world.produce(records[number::5], **{"compression.type": codec})
     world.start("learn")
     world.start("score")
     world.wait_settled()
-    assert examine(world).predictions == 600
+    assert len(world.read("predictions")[0]) + len(world.read("predictions")[1]) == 1_200
 
 
 def test_two_workers_share_the_partitions(make_world: Callable[..., World]):

@@ -13,7 +13,7 @@ from tests.support.world import World, card_stream
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(240)]
 
-SLOW = {"batch_records_max": "50", "session_timeout_ms": "1500"}
+SLOW = {"batch_records_max": "50"}
 
 
 @pytest.mark.parametrize("point", ["score.before_commit", "score.after_commit", "score.before_publish"])
@@ -68,10 +68,10 @@ def test_workers_that_join_and_leave_all_the_time(make_world: Callable[..., Worl
 
 def test_a_second_learner_waits_and_takes_over(world: World):
     world.produce(card_stream(3_000))
-    first = world.start("learn", session_timeout_ms="1500", snapshot_interval_ms="20")
+    first = world.start("learn", snapshot_interval_ms="20")
     world.start("score", pace_s=0.001, batch_records_max="50")
     world.wait(lambda: (world.status().learner or {"counts": {}})["counts"].get("learned", 0) > 50, "a first model")
-    world.start("learn", session_timeout_ms="1500")
+    world.start("learn")
     first.kill()
     world.wait_settled()
     assert examine(world).predictions == 3_000

@@ -31,7 +31,10 @@ def test_redis_killed_and_restarted(world: World):
     world.wait_settled()
     examine(world)
     assert all(worker.running() for worker in world.workers)
-    assert any("unavailable" in worker.log_path.read_text() or "Redis" in worker.log_path.read_text() for worker in world.workers)
+    assert any(
+        "unavailable" in worker.log_path.read_text() or "Redis" in worker.log_path.read_text()
+        for worker in world.workers
+    )
     world.stop_workers()
 
 

@@ -167,7 +167,11 @@ def _same_state(world: World, partition: int, expected: Outcome) -> dict[str, in
 def _same_model(world: World, examples: list[Record]) -> int:
     """O5: the live model is that of a pass over the examples, each number once."""
     step = LearnStep(
-        world.pipeline, shard=0, keys=world.settings.signing(), configuration="oracle", window=world.settings.metrics_window
+        world.pipeline,
+        shard=0,
+        keys=world.settings.signing(),
+        configuration="oracle",
+        window=world.settings.metrics_window,
     )
     step.step(examples)
     status = world.status().learner

@@ -61,6 +61,7 @@ class World:
     def start(self, role: str, *, pace_s: float = 0.0, **environment: str) -> Child:
         """`pace_s`: so long a score worker takes for each event, at least; other arguments are settings."""
         settings = {f"DRIFTLOOP_{key.upper()}": value for key, value in environment.items()}
+        settings.setdefault("DRIFTLOOP_SESSION_TIMEOUT_MS", "2000")
         settings["DRIFTLOOP_TEST_PACE_S"] = str(pace_s)
         number = sum(worker.name.startswith(f"{self.name}-{role}") for worker in self.workers)
         child = self.stack.add(
@@ -122,7 +123,8 @@ class World:
     # -- Kafka -------------------------------------------------------------------------------------------------------
 
     def produce(self, records: Iterable[Record], *, rate: float | None = None, **config: Any) -> int:
-        producer = Producer({"bootstrap.servers": self.stack.brokers, "linger.ms": 5, "log_level": 0, **config})
+        producer = Producer({"bootstrap.servers": self.stack.brokers, "linger.ms": 5, "log_level": 0,
+             "enable.idempotence": True, **config}  # without it a retry reorders or doubles records)
         failures: list[Any] = []
         started_s, sent = time.monotonic(), 0
         for record in records:
@@ -153,7 +155,7 @@ class World:
             deadline_s = time.monotonic() + 30
             while any(len(found[p]) < end for p, end in ends.items()):
                 assert time.monotonic() < deadline_s, f"reading {name}: {ends}"
-                for m in consumer.consume(5_000, 0.5):
+                for m in consumer.consume(5_000, 0.05):
                     assert m.error() is None
                     found[m.partition()].append(
                         Record(topic, m.partition(), m.offset(), m.timestamp()[1], m.key(), m.value(), m.headers())
@@ -199,7 +201,12 @@ def card_stream(
         amount, hour = rng.expovariate(1 / 200), rng.randrange(24)
         event_id = f"e{rng.randrange(number)}" if number and rng.random() < repeated else f"e{number}"
         features = {"amount": amount, "hour": hour}
-        add(at_ms, "events", card, msgspec.json.encode({"event_id": event_id, "occurred_at_ms": at_ms, "features": features}))
+        add(
+            at_ms,
+            "events",
+            card,
+            msgspec.json.encode({"event_id": event_id, "occurred_at_ms": at_ms, "features": features}),
+        )
         if event_id != f"e{number}" or rng.random() < missing:
             continue
         fraud = amount > 400 and hour < 12
