@@ -123,8 +123,9 @@ class World:
     # -- Kafka -------------------------------------------------------------------------------------------------------
 
     def produce(self, records: Iterable[Record], *, rate: float | None = None, **config: Any) -> int:
-        producer = Producer({"bootstrap.servers": self.stack.brokers, "linger.ms": 5, "log_level": 0,
-             "enable.idempotence": True, **config}  # without it a retry reorders or doubles records)
+        # Without idempotence a retry reorders or doubles records.
+        fixed = {"bootstrap.servers": self.stack.brokers, "linger.ms": 5, "log_level": 0, "enable.idempotence": True}
+        producer = Producer({**fixed, **config})
         failures: list[Any] = []
         started_s, sent = time.monotonic(), 0
         for record in records:

@@ -1,0 +1,109 @@
+"""The publisher and the topics on the real broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewPartitions
+
+from stream.adapters.kafka_publisher import KafkaPublisher
+from stream.adapters.kafka_topics import KafkaTopics
+from stream.adapters.memory import MemoryPublisher
+from stream.errors import StartupRefused, Unavailable
+from stream.ports import Outgoing, Publisher
+from stream.topics import DECLARATIONS, TopicNames
+from tests.support.world import World
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(params=["memory", "kafka"])
+def publisher(request: pytest.FixtureRequest, make_world: Callable[..., World]) -> Any:
+    """(a function that makes the publisher, a function that reads everything published to a topic's partition)."""
+    if request.param == "memory":
+        kept = MemoryPublisher()
+        return lambda: kept, lambda topic, partition: [
+            r for r in kept.published if (r.topic, r.partition) == (topic, partition)
+        ]
+    world = make_world()
+    return lambda: KafkaPublisher(world.settings.kafka(), world.names), lambda topic, partition: world.read(topic)[
+        partition
+    ]
+
+
+def test_what_is_published_is_there_whole_and_in_order(publisher: Any):
+    make, read = publisher
+    headers: list[tuple[str, bytes | None]] = [
+        ("driftloop.error.code", b"json_invalid"),
+        ("empty", None),
+        ("same", b"1"),
+        ("same", b"2"),
+    ]
+    records = [Outgoing("predictions", i % 2, b"k%d" % i, b"v%d" % i, 1_700_000_000_000 + i) for i in range(500)]
+    letter = Outgoing("dead_letters", 1, None, b"\x00\xff", 1_700_000_000_000, headers)
+    tombstone = Outgoing("dead_letters", 0, b"k", None, 1_700_000_000_000, None)
+
+    async def work() -> None:
+        out: Publisher = make()
+        await asyncio.gather(out.publish(records[:200]), out.publish(records[200:]))
+        await out.publish([letter, tombstone])
+        await out.close()
+
+    asyncio.run(work())
+    for partition in (0, 1):
+        found = read("predictions", partition)
+        assert [(r.key, r.value, r.timestamp_ms) for r in found] == [
+            (r.key, r.value, r.timestamp_ms) for r in records if r.partition == partition
+        ]
+    (back,) = read("dead_letters", 1)
+    assert (back.key, back.value, [tuple(h) for h in back.headers]) == (None, b"\x00\xff", headers)
+    assert read("dead_letters", 0)[0].value is None
+
+
+def test_publishing_waits_for_a_broker_that_is_away(world: World):
+    async def work() -> None:
+        out = KafkaPublisher(world.settings.kafka(), world.names)
+        await out.publish([Outgoing("predictions", 0, b"k", b"before", 1_700_000_000_000)])
+        world.stack.kafka.kill()
+        waiting = asyncio.create_task(out.publish([Outgoing("predictions", 0, b"k", b"after", 1_700_000_000_000)]))
+        done, _ = await asyncio.wait({waiting}, timeout=0.5)
+        assert not done
+        await asyncio.to_thread(world.stack.kafka.restart)
+        async with asyncio.timeout(60):
+            await waiting
+        await out.close()
+
+    asyncio.run(work())
+    assert [r.value for r in world.read("predictions")[0]] == [b"before", b"after"]
+
+
+def test_topics_are_made_as_declared_and_only_once(world: World):
+    cluster = world.kafka.check()
+    assert set(cluster.topics) == set(DECLARATIONS)
+    assert cluster.topics["events"].partitions == cluster.topics["labels"].partitions == 2
+    assert cluster.topics["releases"].partitions == 1
+    assert world.kafka.create(9, 1) == []
+    assert world.kafka.differing_settings() == []
+    assert len({found.topic_id for found in cluster.topics.values()}) == len(DECLARATIONS)
+
+
+def test_topics_that_do_not_fit_are_refused(world: World):
+    admin = AdminClient(world.settings.kafka())
+    for future in admin.create_partitions([NewPartitions(world.names.events, 3)]).values():
+        future.result(20)
+    world.wait(lambda: world.kafka.describe().topics["events"].partitions == 3, "the new partition")
+    with pytest.raises(StartupRefused) as caught:
+        world.kafka.check()
+    assert caught.value.code == "partition_counts_differ"
+    missing = KafkaTopics(world.settings.kafka(), TopicNames("nothing-here"))
+    with pytest.raises(StartupRefused, match="driftloop topics"):
+        missing.check()
+
+
+def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("stream.adapters.kafka_topics.TIMEOUT_S", 1.0)
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
+        KafkaTopics({"bootstrap.servers": "127.0.0.1:1", "log_level": 0}, TopicNames("x")).describe()
