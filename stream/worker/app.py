@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import faust
 
+from stream.errors import DriftloopError, StartupRefused
 from stream.settings import Settings
 from stream.topics import TopicNames
 from stream.worker.transport import BatchTransport, FetchedBatch, Ownership
@@ -22,6 +24,7 @@ __all__ = ["WorkerApp", "run"]
 
 log = logging.getLogger(__name__)
 
+REFUSED = 3  # exit code: starting again will not help
 BUFFER_BATCHES = 4  # micro-batches on their way between the polling thread and the step
 
 
@@ -70,6 +73,10 @@ class WorkerApp(faust.App):  # type: ignore[misc]
     def _create_directories(self) -> None:
         """Faust's tables would keep files; we have none."""
 
+    def started_or_failed(self, start: asyncio.Task[Any]) -> None:
+        if not start.cancelled() and (error := start.exception()) is not None:
+            self.fail(error)
+
     def fail(self, error: BaseException) -> None:
         """End the worker: what it holds in memory is void, the next one starts from Redis."""
         if self.failure is None:
@@ -99,25 +106,44 @@ def _consumer_config(group: str, settings: Settings) -> dict[str, Any]:
 
 
 async def run(app: WorkerApp) -> int:
-    """Start, work until SIGTERM, SIGINT or a failure, and stop in order. Returns the process's exit code."""
+    """Start, work until SIGTERM, SIGINT or a failure, and stop in order. Returns the process's exit code.
+
+    SIGUSR1 prints where every task stands.
+    """
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, app.ended.set)
+    loop.add_signal_handler(signal.SIGUSR1, _print_tasks)
     try:
         await app.ownership.start(app)  # type: ignore[attr-defined]
         if not app.ended.is_set():
-            await app.start()
-            crashed = asyncio.create_task(_faust_crash(app))
+            # Faust's start waits for the first assignment, and that may fail or never come.
+            tasks = [asyncio.create_task(app.start()), asyncio.create_task(_faust_crash(app))]
+            tasks[0].add_done_callback(app.started_or_failed)
             await app.ended.wait()
-            crashed.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
     except Exception as error:  # noqa: BLE001 - every failure must reach the exit code
         app.fail(error)
     finally:
         await _stop(app)
-    if app.failure is not None:
-        log.error("the worker ends: %s", app.failure, exc_info=app.failure, extra={"code": "worker_failed"})
-        return 1
-    return 0
+    return _exit_code(app.failure)
+
+
+def _exit_code(failure: BaseException | None) -> int:
+    if failure is None:
+        return 0
+    refused = isinstance(failure, StartupRefused)
+    ours = isinstance(failure, DriftloopError)  # what these say is enough
+    log.error("the worker ends: %s", failure, exc_info=None if ours else failure, extra={"code": "worker_failed"})
+    return REFUSED if refused else 1
+
+
+def _print_tasks() -> None:
+    """What a worker that seems stuck is waiting for."""
+    for task in asyncio.all_tasks():
+        task.print_stack(file=sys.stderr)
 
 
 async def _stop(app: WorkerApp) -> None:

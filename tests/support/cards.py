@@ -11,7 +11,6 @@ from river import linear_model, preprocessing
 from stream import Labels, Pipeline, entity, number
 from stream.pipeline import Limits
 
-
 MISSING: dict[str, Any] = {"missing": "default", "default": False}
 if os.environ.get("DRIFTLOOP_TEST_MISSING") == "none":
     MISSING = {"missing": "none"}
