@@ -100,6 +100,7 @@ def _consumer_config(group: str, settings: Settings) -> dict[str, Any]:
         # What is fetched ahead delays a rebalance: librdkafka hands it out first. So only a little is.
         "queued.min.messages": 1_000,
         "max.partition.fetch.bytes": 262_144,
+        "fetch.queue.backoff.ms": 2,  # by default a full queue is looked at again after a whole second
         "max.poll.interval.ms": 300_000,
         "topic.metadata.refresh.interval.ms": 60_000,
     }

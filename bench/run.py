@@ -1,0 +1,49 @@
+"""All figures, one JSON line each: name, value, unit, ratio_to (and the ratio)."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from bench import latency, memory, throughput
+from bench.harness import stack_for_bench
+from stream.local.stack import Stack
+
+Part = Callable[[Stack, bool], None]
+
+
+def parts() -> dict[str, Part]:
+    def score(model: str, features: str) -> Part:
+        return lambda stack, quick: throughput.score(
+            stack, model, features, 15_000 if quick else 100_000, 1 if quick else 3
+        )
+
+    return {
+        "score.logistic": score("logistic", "plain"),
+        "score.logistic.entities": score("logistic", "entities"),
+        "score.tree": score("tree", "plain"),
+        "learn.logistic": lambda s, q: throughput.learn(s, "logistic", 30_000 if q else 200_000, 1 if q else 3),
+        "learn.tree": lambda s, q: throughput.learn(s, "tree", 15_000 if q else 60_000, 1 if q else 3),
+        "whole.logistic": lambda s, q: throughput.whole(s, "logistic", 15_000 if q else 80_000, 1 if q else 3),
+        "whole.tree": lambda s, q: throughput.whole(s, "tree", 10_000 if q else 40_000, 1 if q else 3),
+        "two_workers": lambda s, q: throughput.two_workers(s, "logistic", 20_000 if q else 150_000, 1 if q else 3),
+        "latency": latency.run,
+        "memory": memory.run,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="small and short, for CI")
+    parser.add_argument("--only", nargs="*", help="parts, by the beginning of their names")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory, stack_for_bench(Path(directory)) as stack:
+        for name, part in parts().items():
+            if not arguments.only or any(name.startswith(wanted) for wanted in arguments.only):
+                part(stack, arguments.quick)
+
+
+if __name__ == "__main__":
+    main()

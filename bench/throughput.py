@@ -1,0 +1,86 @@
+"""Records per second beside bare loops on the same broker, alternately."""
+
+from __future__ import annotations
+
+from bench.harness import figure, open_bench, paired, rate_of
+from stream.local.stack import Stack
+
+__all__ = ["learn", "score", "two_workers", "whole"]
+
+
+def score(stack: Stack, model: str, features: str, events: int, runs: int) -> None:
+    """One score worker against a loop that only parses, predicts and produces."""
+
+    def ours() -> float:
+        with open_bench(stack, model=model, features=features) as bench:
+            bench.events(events)
+            bench.first_model()
+            bench.start("score")
+            return rate_of(bench.watch(bench.published, events), events)
+
+    def bare() -> float:
+        with open_bench(stack, model=model) as bench:
+            bench.events(events)
+            return bench.bare("score", events)
+
+    mine, other, ratio = paired(runs, ours, bare)
+    _report(f"score.{model}.{features}", mine, other, ratio, "events/s")
+
+
+def learn(stack: Stack, model: str, examples: int, runs: int) -> None:
+    """One learn worker against a loop that only parses and learns."""
+
+    def ours() -> float:
+        with open_bench(stack, model=model) as bench:
+            bench.examples(examples)
+            bench.start("learn")
+            return rate_of(bench.watch(bench.learned, examples), examples)
+
+    def bare() -> float:
+        with open_bench(stack, model=model) as bench:
+            bench.examples(examples)
+            return bench.bare("learn", examples)
+
+    mine, other, ratio = paired(runs, ours, bare)
+    _report(f"learn.{model}", mine, other, ratio, "examples/s")
+
+
+def whole(stack: Stack, model: str, events: int, runs: int) -> None:
+    """One score and one learn worker, every event with a label, against one bare loop that predicts and learns."""
+
+    def ours() -> float:
+        with open_bench(stack, model=model) as bench:
+            bench.events(events, labels=True)
+            bench.start("learn")
+            bench.start("score")
+            points = bench.watch(lambda: bench.published() + bench.learned(), 2 * events)
+            return rate_of(points, 2 * events) / 2
+
+    def bare() -> float:
+        with open_bench(stack, model=model) as bench:
+            bench.events(events, labels=True)
+            return bench.bare("whole", 2 * events) / 2
+
+    mine, other, ratio = paired(runs, ours, bare)
+    _report(f"whole.{model}", mine, other, ratio, "labelled events/s")
+
+
+def two_workers(stack: Stack, model: str, events: int, runs: int) -> None:
+    """Two score workers against one; two cores carry them, the broker and Redis, so far from double."""
+
+    def with_workers(workers: int) -> float:
+        with open_bench(stack, model=model, partitions=4) as bench:
+            bench.events(events)
+            bench.first_model()
+            for _ in range(workers):
+                bench.start("score")
+            return rate_of(bench.watch(bench.published, events), events)
+
+    two, one, ratio = paired(runs, lambda: with_workers(2), lambda: with_workers(1))
+    figure(
+        f"score.{model}.two_workers", two, "events/s", ratio_to="one worker", ratio=round(ratio, 3), other=round(one)
+    )
+
+
+def _report(name: str, mine: float, other: float, ratio: float, unit: str) -> None:
+    figure(name, mine, unit, ratio_to="bare loop", ratio=round(ratio, 3), other=round(other))
