@@ -49,47 +49,44 @@ class KafkaPublisher:
     async def publish(self, records: Iterable[Outgoing]) -> None:
         """Raises Unavailable if the cluster refuses a record for good."""
         loop = asyncio.get_running_loop()
-        last: dict[tuple[str, int], Outgoing] = {}
         pending = list(records)
-        for record in pending:
-            last[record.topic, record.partition] = record
-        # A record without a partition may go to any: each such record is awaited itself.
-        awaited = {id(record) for record in last.values()} | {id(r) for r in pending if r.partition < 0}
-        futures = []
+        # Order is kept within a partition: the last record's acknowledgement covers the others.
+        last = {(record.topic, record.partition): number for number, record in enumerate(pending)}
+        awaited = dict.fromkeys(last.values())
+        if any(partition < 0 for _, partition in last):  # a record without a partition may go to any
+            awaited |= dict.fromkeys(number for number, record in enumerate(pending) if record.partition < 0)
+        futures = {number: loop.create_future() for number in sorted(awaited)}
         async with self._order:  # a full queue makes us wait in the middle; nobody may overtake
-            for record in pending:
-                on_delivery = None
-                if id(record) in awaited:
-                    future: asyncio.Future[None] = loop.create_future()
-                    futures.append(future)
-                    on_delivery = _Delivery(future)
-                await self._produce(record, on_delivery)
-        self._waiting.update(futures)
+            start = 0
+            for number, future in futures.items():
+                await self._produce(pending[start:number], None)
+                await self._produce(pending[number : number + 1], _Delivery(future))
+                start = number + 1
+        self._waiting.update(futures.values())
         self._producer.poll(0)
         if self._poller is None or self._poller.done():
             self._poller = asyncio.create_task(self._poll())
-        for future in futures:
+        for future in futures.values():
             await future
 
-    async def _produce(self, record: Outgoing, on_delivery: Any) -> None:
-        kwargs: dict[str, Any] = {"headers": record.headers} if record.headers else {}
-        while True:
-            try:
-                self._producer.produce(
-                    self._names[record.topic],
-                    record.value,
-                    record.key,
-                    record.partition,
-                    on_delivery,
-                    timestamp=record.timestamp_ms,
-                    **kwargs,
-                )
-                return
-            except BufferError:  # librdkafka's queue is full: let it drain
-                self._producer.poll(0)
-                await asyncio.sleep(POLL_S)
-            except KafkaException as error:
-                raise DriftloopError(f"Kafka refused a record for {record.topic}: {error}") from error
+    async def _produce(self, records: list[Outgoing], on_delivery: Any) -> None:
+        produce, names = self._producer.produce, self._names
+        for record in records:
+            topic, at_ms, headers = names[record.topic], record.timestamp_ms, record.headers or None
+            while True:
+                try:
+                    if headers is None:
+                        produce(topic, record.value, record.key, record.partition, on_delivery, timestamp=at_ms)
+                    else:
+                        produce(
+                            topic, record.value, record.key, record.partition, on_delivery, timestamp=at_ms, headers=headers
+                        )  # fmt: skip
+                    break
+                except BufferError:  # librdkafka's queue is full: let it drain
+                    self._producer.poll(0)
+                    await asyncio.sleep(POLL_S)
+                except KafkaException as error:
+                    raise DriftloopError(f"Kafka refused a record for {record.topic}: {error}") from error
 
     async def _poll(self) -> None:
         while self._waiting:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from river import compose, linear_model, optim, preprocessing
 
+from stream.core.generating import FEATURES_MAX, each, unrolled
 from stream.errors import UpdateRefused
 
 __all__ = ["Learner", "compile_learner"]
@@ -91,6 +92,7 @@ class _Fused:
         self._intercept = 0.0
         self._plain = False
         self._steps = 0
+        self._step: Callable[..., Any] = lambda *_: None
         self._gradient: Callable[..., float] = final.loss.gradient
         self._clip = final.clip_gradient
         self._lr = final.optimizer.lr.learning_rate
@@ -104,33 +106,21 @@ class _Fused:
             self._give_back()
             self._model.learn_one(x, y)
             return
-        n = self._n + 1
-        means, variances, z = [], [], []
-        for value, mean, variance in zip(x.values(), self._means, self._vars, strict=True):
-            new = mean + (value - mean) / n
-            variance += ((value - mean) * (value - new) - variance) / n
-            means.append(new)
-            variances.append(variance)
-            z.append((value - new) / variance**0.5 if variance else 0.0)
-        raw = 0.0
-        weights = self._weights
-        for weight, value in zip(weights, z, strict=True):
-            raw += weight * value
-        gradient = self._gradient(y_true=y, y_pred=raw + self._intercept)
-        gradient = float(max(min(gradient, self._clip), -self._clip))
-        intercept = self._intercept - self._intercept_lr * gradient
-        lr = self._lr
-        weights = [weight - lr * (value * gradient) for weight, value in zip(weights, z, strict=True)]
-        if not isfinite(sum(weights) + intercept):
+        updated = self._step(
+            self._n + 1, x.values(), self._means, self._vars, self._weights, self._intercept, y, self._gradient
+        )
+        if updated is None:
             raise UpdateRefused("a weight would not be finite")
-        self._n, self._means, self._vars = n, means, variances
-        self._weights, self._intercept = weights, intercept
+        self._means, self._vars, self._weights, self._intercept = updated
+        self._n += 1
         self._steps += 1
 
     def _take(self, x: dict[str, Any]) -> tuple[str, ...] | None:
         """Move River's state into the lists; None if it is not the plain kind."""
         scaler, known = self._scaler, self._final.weights
         names = tuple(x)
+        if len(names) > FEATURES_MAX:
+            return None
         counts = {scaler.counts[name] for name in names} if scaler.counts else {0}
         fresh = not scaler.counts and not known
         if not fresh and (tuple(scaler.counts) != names or tuple(known) != names or len(counts) != 1):
@@ -141,6 +131,7 @@ class _Fused:
         self._weights = [known.get(name, 0.0) for name in names]
         self._intercept = self._final.intercept
         self._names = names
+        self._step = _unrolled_step(len(names), self._clip, self._lr, self._intercept_lr)
         return names
 
     def _give_back(self) -> None:
@@ -160,3 +151,30 @@ class _Fused:
         final.intercept = self._intercept
         final.optimizer.n_iterations += self._steps
         self._steps = 0
+
+
+def _unrolled_step(count: int, clip: float, lr: float, intercept_lr: float) -> Callable[..., Any]:
+    """River's StandardScaler.learn_one, transform_one and GLM.learn_one over `count` features.
+
+    Returns (means, variances, weights, intercept), or None if a weight would not be finite.
+    """
+    source = f"""
+def made(n, values, means, variances, weights, intercept, y, gradient_of):
+    {each("x#", count, ", ")}, = values
+    {each("m#", count, ", ")}, = means
+    {each("v#", count, ", ")}, = variances
+    {each("w#", count, ", ")}, = weights
+    raw = 0.0
+{each("    n# = m# + (x# - m#) / n", count)}
+{each("    v# += ((x# - m#) * (x# - n#) - v#) / n", count)}
+{each("    z# = (x# - n#) / v# ** 0.5 if v# else 0.0", count)}
+{each("    raw += w# * z#", count)}
+    gradient = gradient_of(y_true=y, y_pred=raw + intercept)
+    gradient = float(max(min(gradient, clip), -clip))
+    intercept -= intercept_lr * gradient
+{each("    w# -= lr * (z# * gradient)", count)}
+    if not isfinite(intercept + {each("w#", count, " + ")}):
+        return None
+    return [{each("n#", count, ", ")}], [{each("v#", count, ", ")}], [{each("w#", count, ", ")}], intercept
+"""
+    return unrolled(source, {"clip": clip, "lr": lr, "intercept_lr": intercept_lr, "isfinite": isfinite})

@@ -15,18 +15,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
+import msgspec
 from river import compose, ensemble, forest, linear_model, preprocessing, tree
 
 from stream.core.explaining_trees import ClassifierWalk, RegressorWalk, forest_vote, tree_vote
+from stream.core.generating import FEATURES_MAX, each, unrolled
 
 __all__ = ["Answer", "Scorer", "compile_scorer"]
 
 Scale = Literal["log_odds", "probability", "value"]
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """What a model says of one event. `probabilities` has River's own labels (False and True, or strings)."""
 
     prediction: bool | str | float | None
@@ -108,23 +110,35 @@ def _linear(final: Any, transformers: list[Any], transform: Transform, explain: 
                 scale = 1.0 / math.sqrt(variance) if variance > 0 else 0.0
         plan.append((name, mean, weight * scale))
 
-    def raw(x: dict[str, Any]) -> tuple[float, dict[str, float] | None]:
-        total = bias
-        contributions = {}
+    def partly(x: dict[str, Any]) -> tuple[float, dict[str, float] | None]:
+        """For an event that lacks some of the model's features."""
+        total, contributions = bias, {}
         for name, mean, weight in plan:
             if name in x:
                 contributions[name] = part = (x[name] - mean) * weight
                 total += part
-        return total, contributions
+        return total, contributions if explain else None
 
-    def raw_only(x: dict[str, Any]) -> tuple[float, dict[str, float] | None]:
-        total = bias
-        for name, mean, weight in plan:
-            if name in x:
-                total += (x[name] - mean) * weight
-        return total, None
+    if not plan or len(plan) > FEATURES_MAX:
+        return partly
+    return _unrolled_raw(plan, bias, explain, partly)
 
-    return raw if explain else raw_only
+
+def _unrolled_raw(plan: list[tuple[str, float, float]], bias: float, explain: bool, partly: Raw) -> Raw:
+    count = len(plan)
+    found = "{" + each("n#: c#", count, ", ") + "}" if explain else "None"
+    source = f"""
+def made(x):
+    try:
+{each("        c# = (x[n#] - m#) * w#", count)}
+    except KeyError:
+        return partly(x)
+    return bias + {each("c#", count, " + ")}, {found}
+"""
+    known: dict[str, Any] = {"bias": bias, "partly": partly}
+    for number, (name, mean, weight) in enumerate(plan):
+        known |= {f"n{number}": name, f"m{number}": mean, f"w{number}": weight}
+    return unrolled(source, known)
 
 
 def _transformed(weights: dict[str, float], bias: float, transform: Transform) -> Raw:

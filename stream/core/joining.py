@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from stream.core.records import Record
-from stream.core.remembering import Remembered
+from stream.core.remembering import NEVER_MS, Remembered
 from stream.errors import RecordRejected
 from stream.messages import Example, Label, LabelValue, Served, Source
 from stream.pipeline import Pipeline
@@ -64,6 +64,7 @@ class Joiner:
             ((decode(data), event_id) for event_id, data in early.items()), key=lambda e: e[0].records[0].offset
         )
         self._early: dict[str, _Early] = {event_id: label for label, event_id in kept}  # oldest first
+        self._look()
 
     def count(self, name: str, by: int = 1) -> None:
         counts = self._meta.counts
@@ -173,9 +174,18 @@ class Joiner:
         elif len(kept.records) >= SAME_EVENT_MAX or any(record.value == other.value for other in kept.records):
             self.count("duplicate_labels")
             return
+        self._look()
         self.count("labels_kept_early")
         kept.records.append(record)
         commit.early_set[event_id] = msgspec.msgpack.encode(kept)
+
+    def waits_for(self, event_id: str) -> bool:
+        return event_id in self._early
+
+    def _look(self) -> None:
+        """The oldest early label stands first."""
+        oldest = next(iter(self._early.values()), None)
+        self.next_expiry_ms = NEVER_MS if oldest is None else oldest.kept_at_ms + self._early_wait_ms
 
     def take_early(self, event_id: str, commit: Commit) -> list[Record]:
         """The labels that waited for this event, in the order they came."""
@@ -183,6 +193,7 @@ class Joiner:
         if kept is None:
             return []
         self._remove(event_id, commit)
+        self._look()
         return kept.records
 
     def expire_early(self, watermark_ms: int, commit: Commit) -> Iterator[tuple[RecordRejected, Record]]:
@@ -195,7 +206,9 @@ class Joiner:
 
     def _drop(self, event_id: str, commit: Commit) -> Iterator[tuple[RecordRejected, Record]]:
         self._remove(event_id, commit)
-        for record in self._early.pop(event_id).records:
+        dropped = self._early.pop(event_id)
+        self._look()
+        for record in dropped.records:
             yield RecordRejected("label_without_event", HINT), record
 
     def _remove(self, event_id: str, commit: Commit) -> None:

@@ -6,7 +6,7 @@ out can go into a model.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -18,9 +18,10 @@ from stream.pipeline import MAGNITUDE_MAX, Feature, Pipeline
 __all__ = ["EventParser", "LabelParser", "ParsedEvent", "Record"]
 
 ENTITY_ID_BYTES_MAX = 256
+_values = msgspec.structs.astuple
 
 
-class Record(NamedTuple):
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One record of a topic, as it lies there."""
 
     topic: str  # the bare name: "events"
@@ -32,7 +33,7 @@ class Record(NamedTuple):
     headers: list[tuple[str, bytes | None]] | None = None
 
 
-class ParsedEvent(NamedTuple):
+class ParsedEvent(msgspec.Struct, frozen=True, gc=False):
     """A valid event: `features` holds a value for every declared feature, in declaration order."""
 
     record: Record
@@ -136,10 +137,11 @@ class EventParser:
                 "event_in_future",
                 f"occurred_at_ms lies more than {self._future_ms_max} ms after the record's own timestamp",
             )
-        features = dict(zip(self._names, msgspec.structs.astuple(event.features), strict=True))
-        for name, default in self._defaults.items():
-            if features[name] is None:
-                features[name] = default
+        features = dict(zip(self._names, _values(event.features)))  # noqa: B905 - equal lengths by construction
+        if self._defaults:
+            for name, default in self._defaults.items():
+                if features[name] is None:
+                    features[name] = default
         return ParsedEvent(record, entity_id, event.event_id, occurred_at_ms, features)
 
 

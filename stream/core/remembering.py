@@ -16,7 +16,10 @@ import msgspec
 from stream.messages import LabelValue
 from stream.ports import Due
 
-__all__ = ["Agenda", "Remembered", "decode_remembered", "encode_remembered"]
+__all__ = ["NEVER_MS", "Agenda", "Remembered", "decode_remembered", "encode_remembered"]
+
+
+NEVER_MS = 1 << 62
 
 
 class Remembered(msgspec.Struct, array_like=True, gc=False):
@@ -49,6 +52,7 @@ class Agenda:
 
     def __init__(self) -> None:
         self.loaded_until_ms = -1
+        self.next_due_ms = NEVER_MS
         self._heap: list[tuple[int, str, bytes]] = []  # (due_ms, event_id, chunk)
         self._left: dict[bytes, int] = {}  # entries of a chunk that have not come up yet
 
@@ -66,24 +70,25 @@ class Agenda:
                 if max(self.loaded_until_ms, watermark_ms - 1) < due_ms <= until_ms:
                     heapq.heappush(self._heap, (due_ms, event_id, chunk.chunk))
         self.loaded_until_ms = max(self.loaded_until_ms, until_ms)
+        self._look()
         return exhausted
 
     def coming(self, before_ms: int) -> list[str]:
         """Event ids that fall due before a time, in no order."""
         return [event_id for due_ms, event_id, _ in self._heap if due_ms < before_ms]
 
-    @property
-    def next_due_ms(self) -> int | None:
-        return self._heap[0][0] if self._heap else None
-
     def pop_due(self, watermark_ms: int) -> Iterator[tuple[int, str, bytes]]:
         while self._heap and self._heap[0][0] < watermark_ms:
             yield heapq.heappop(self._heap)
+        self._look()
 
     def add(self, due_ms: int, event_id: str, chunk: bytes) -> None:
-        """A new entry of the chunk that this micro-batch is building."""
-        if due_ms <= self.loaded_until_ms:
-            heapq.heappush(self._heap, (due_ms, event_id, chunk))
+        """A new entry of the chunk that this micro-batch is building, due before `loaded_until_ms`."""
+        heapq.heappush(self._heap, (due_ms, event_id, chunk))
+        self._look()
+
+    def _look(self) -> None:
+        self.next_due_ms = self._heap[0][0] if self._heap else NEVER_MS
 
     def written(self, chunk: Due) -> None:
         """The micro-batch is over and this is its chunk; only chunks with something loaded are tracked."""

@@ -77,6 +77,7 @@ class ScoreStep:
         self._pipeline = pipeline
         self._partition = partition
         self.meta = msgspec.json.decode(acquired.meta, type=Meta) if acquired.meta else Meta()
+        self._events_topic = f"{pipeline.name}.events"
         self._entities_max = entities_max
         self._entities: dict[str, list[Any]] = {}
         self._features = EntityFeatures(pipeline.entity_features)
@@ -95,11 +96,13 @@ class ScoreStep:
         """Decode and check; what is wrong stays in its place as a RecordRejected."""
         items: list[Any] = []
         watermark_ms = self.meta.watermark_ms
+        parse_event = self._parse_event
         for record in records:
             try:
                 if record.topic == "events":
-                    event = self._parse_event(record)
-                    watermark_ms = max(watermark_ms, event.occurred_at_ms)
+                    event = parse_event(record)
+                    if event.occurred_at_ms > watermark_ms:
+                        watermark_ms = event.occurred_at_ms
                     items.append((record, event))
                 else:
                     items.append((record, self._parse_label(record)))
@@ -147,7 +150,9 @@ class ScoreStep:
         self._out: list[Outgoing] = []
         self._touched: dict[str, None] = {}
         self._changed: dict[str, None] = {}
-        self._due: dict[tuple[int, str], None] = {}
+        self._due: list[tuple[int, str]] = []
+        self._due_over: set[tuple[int, str]] = set()
+        self._events = self._predictions = 0
         self._chunk = b"%d" % self.meta.chunk_sequence
         generation_before = self._generation()
         offsets = self.meta.offsets
@@ -165,11 +170,14 @@ class ScoreStep:
         return self._finish(generation_before), self._out
 
     def _event(self, record: Record, event: ParsedEvent, model: LiveModel) -> None:
-        if event.occurred_at_ms > self.meta.watermark_ms:
-            self.meta.watermark_ms = event.occurred_at_ms
-            self._pass_time()
+        meta = self.meta
+        occurred_at_ms = event.occurred_at_ms
+        if occurred_at_ms > meta.watermark_ms:
+            meta.watermark_ms = occurred_at_ms
+            if self._agenda.next_due_ms < occurred_at_ms or self._joiner.next_expiry_ms < occurred_at_ms:
+                self._pass_time()
         event_id = event.event_id
-        self._count("events")
+        self._events += 1
         first = self._known.get(event_id)
         if first is not None:
             self._repeat(record, event, first)
@@ -185,26 +193,26 @@ class ScoreStep:
                 "model_failed", f"the model {model.ref.version} raised {_where(error)} for this event"
             ) from error
         probabilities = _named(answer.probabilities)
-        self._emit(
-            "predictions",
-            record,
-            Prediction(
-                event_id=event_id,
-                prediction=answer.prediction,
-                probabilities=probabilities,
-                score=answer.score,
-                uncertainty=_uncertainty(probabilities, model.half_width),
-                model=model.ref,
-                source=Source(self._pipeline_topic(record), record.partition, record.offset),
-                occurred_at_ms=event.occurred_at_ms,
-                scored_at_ms=record.timestamp_ms,
-                explanation=_explanation(answer, self._top) if self._top else None,
-                clipped=clipped,
-            ),
+        prediction = Prediction(
+            event_id=event_id,
+            prediction=answer.prediction,
+            probabilities=probabilities,
+            score=answer.score,
+            uncertainty=_uncertainty(probabilities, model.half_width),
+            model=model.ref,
+            source=Source(self._events_topic, record.partition, record.offset),
+            occurred_at_ms=occurred_at_ms,
+            scored_at_ms=record.timestamp_ms,
+            explanation=_explanation(answer, self._top) if self._top else None,
+            clipped=clipped,
+        )
+        self._predictions += 1
+        self._out.append(
+            Outgoing("predictions", record.partition, record.key, _encode_json(prediction), record.timestamp_ms)
         )
         remembered = Remembered(
             event.entity_id,
-            event.occurred_at_ms,
+            occurred_at_ms,
             record.offset,
             list(x.values()),
             model.ref.version,
@@ -217,9 +225,10 @@ class ScoreStep:
         )
         self._known[event_id] = remembered
         self._changed[event_id] = None
-        self._schedule(event.occurred_at_ms + self._joiner.first_due_ms, event_id)
-        for early in self._joiner.take_early(event_id, self._commit):
-            self._early_label(early, remembered)
+        self._schedule(occurred_at_ms + self._joiner.first_due_ms, event_id)
+        if self._joiner.waits_for(event_id):
+            for early in self._joiner.take_early(event_id, self._commit):
+                self._early_label(early, remembered)
 
     def _history(self, event: ParsedEvent) -> dict[str, Any]:
         """The entity's features before this event; then the event becomes part of the history."""
@@ -236,21 +245,21 @@ class ScoreStep:
     def _repeat(self, record: Record, event: ParsedEvent, first: Remembered) -> None:
         """The same event_id again: the first answer again, and nothing is counted or learned twice."""
         self._count("duplicate_events")
-        self._emit(
-            "predictions",
-            record,
-            Prediction(
-                event_id=event.event_id,
-                prediction=first.prediction,
-                probabilities=first.probabilities,
-                score=first.score,
-                uncertainty=_uncertainty(first.probabilities, None),
-                model=ModelRef(self._pipeline.name, first.version),
-                source=Source(self._pipeline_topic(record), record.partition, record.offset),
-                occurred_at_ms=first.occurred_at_ms,
-                scored_at_ms=record.timestamp_ms,
-                duplicate_of=Source(self._pipeline_topic(record), record.partition, first.offset),
-            ),
+        prediction = Prediction(
+            event_id=event.event_id,
+            prediction=first.prediction,
+            probabilities=first.probabilities,
+            score=first.score,
+            uncertainty=_uncertainty(first.probabilities, None),
+            model=ModelRef(self._pipeline.name, first.version),
+            source=Source(self._events_topic, record.partition, record.offset),
+            occurred_at_ms=first.occurred_at_ms,
+            scored_at_ms=record.timestamp_ms,
+            duplicate_of=Source(self._events_topic, record.partition, first.offset),
+        )
+        self._predictions += 1
+        self._out.append(
+            Outgoing("predictions", record.partition, record.key, _encode_json(prediction), record.timestamp_ms)
         )
 
     def _label(self, record: Record, entity_id: str, label: Label) -> None:
@@ -281,7 +290,7 @@ class ScoreStep:
         watermark_ms = self.meta.watermark_ms
         for due_ms, event_id, chunk in self._agenda.pop_due(watermark_ms):
             if chunk == self._chunk:
-                del self._due[due_ms, event_id]
+                self._due_over.add((due_ms, event_id))
             elif self._agenda.done(chunk):
                 self._commit.due_remove.append(chunk)
             self._come_up(due_ms, event_id)
@@ -305,8 +314,9 @@ class ScoreStep:
         self._count("forgotten")
 
     def _schedule(self, due_ms: int, event_id: str) -> None:
-        self._agenda.add(due_ms, event_id, self._chunk)
-        self._due[due_ms, event_id] = None
+        if due_ms <= self._agenda.loaded_until_ms:
+            self._agenda.add(due_ms, event_id, self._chunk)
+        self._due.append((due_ms, event_id))
 
     # -- leaving ---------------------------------------------------------------------------------------------------
 
@@ -321,8 +331,14 @@ class ScoreStep:
         commit.remember = {event_id: encode_remembered(known[event_id]) for event_id in self._changed}
         forgotten_then_seen = commit.remember.keys() & set(commit.forget)
         commit.forget = [event_id for event_id in commit.forget if event_id not in forgotten_then_seen]
-        if self._due:
-            entries = sorted(self._due)
+        if self._events:
+            self._joiner.count("events", self._events)
+        if self._predictions:
+            self._joiner.count("predictions", self._predictions)
+        entries = sorted(self._due)
+        if self._due_over:
+            entries = [entry for entry in entries if entry not in self._due_over]
+        if entries:
             chunk = Due(self._chunk, entries[0][0], entries)
             commit.due_add = [chunk]
             self._agenda.written(chunk)
@@ -340,13 +356,6 @@ class ScoreStep:
 
     def _generation(self) -> int:
         return self.meta.watermark_ms // self._idle_ms
-
-    def _pipeline_topic(self, record: Record) -> str:
-        return f"{self._pipeline.name}.{record.topic}"
-
-    def _emit(self, topic: str, record: Record, message: msgspec.Struct) -> None:
-        self._count(topic)
-        self._out.append(Outgoing(topic, record.partition, record.key, _encode_json(message), record.timestamp_ms))
 
     def _emit_example(self, record: Record | None, example: Example) -> None:
         self._count("examples")
@@ -399,6 +408,9 @@ def _uncertainty(probabilities: dict[str, float] | None, half_width: float | Non
     if probabilities is None:
         return half_width
     classes = len(probabilities)
+    if classes == 2:
+        one, other = probabilities.values()
+        return 2.0 * (one if one < other else other)
     if classes < 2:
         return 1.0 if not classes else 0.0
     return min(1.0, max(0.0, (1.0 - max(probabilities.values())) * classes / (classes - 1)))
@@ -408,13 +420,10 @@ def _explanation(answer: Answer, top: int) -> Explanation | None:
     contributions = answer.contributions
     if contributions is None or answer.scale is None:
         return None
-    ranked = sorted(contributions.items(), key=_magnitude, reverse=True)
-    rest = sum([value for _, value in ranked[top:]]) if len(ranked) > top else 0.0
-    return Explanation(answer.scale, answer.bias, ranked[:top], rest)
-
-
-def _magnitude(contribution: tuple[str, float]) -> float:
-    return abs(contribution[1])
+    magnitudes = sorted(zip(map(abs, contributions.values()), contributions, strict=True), reverse=True)
+    listed = [(name, contributions[name]) for _, name in magnitudes[:top]]
+    rest = sum([contributions[name] for _, name in magnitudes[top:]])
+    return Explanation(answer.scale, answer.bias, listed, float(rest))
 
 
 def split(records: Sequence[Record], size: int) -> Iterable[Sequence[Record]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import hiredis
 import redis.asyncio as aioredis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -15,7 +16,7 @@ from stream.adapters.kafka_topics import ClusterTopics, KafkaTopics
 from stream.adapters.redis_models import RedisControl, RedisModelStore
 from stream.adapters.redis_state import RedisStateStore
 from stream.core.digest import state_digest
-from stream.errors import StartupRefused, Unavailable
+from stream.errors import ConfigurationError, StartupRefused, Unavailable
 from stream.pipeline import Pipeline
 from stream.settings import Settings
 from stream.topics import TopicNames
@@ -27,15 +28,44 @@ __all__ = ["Claimed", "check_redis", "claim", "create_worker", "redis_client"]
 REDIS_OLDEST = (6, 2)
 
 
+class _PackedInC:
+    """redis-py packs an asyncio command in Python, argument by argument; a commit has thousands."""
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        words = args[0].split() if isinstance(args[0], str) and " " in args[0] else args[:1]  # "SCRIPT LOAD"
+        return [hiredis.pack_command((*words, *args[1:]))]
+
+
+class _Connection(_PackedInC, aioredis.Connection):
+    pass
+
+
+class _TlsConnection(_PackedInC, aioredis.SSLConnection):
+    pass
+
+
+class _SocketConnection(_PackedInC, aioredis.UnixDomainSocketConnection):
+    pass
+
+
+CONNECTIONS = {"redis": _Connection, "rediss": _TlsConnection, "unix": _SocketConnection}
+
+
 def redis_client(settings: Settings) -> aioredis.Redis:
     """A client that neither hides nor repeats a failed call: the commit protocol must see every unknown result."""
-    return aioredis.Redis.from_url(
-        settings.redis_url.get_secret_value(),
+    url = settings.redis_url.get_secret_value()
+    scheme = url.partition("://")[0]
+    if scheme not in CONNECTIONS:
+        raise ConfigurationError("DRIFTLOOP_REDIS_URL", f"{scheme}://...", "use redis://, rediss:// or unix://")
+    pool = aioredis.ConnectionPool.from_url(
+        url,
         socket_timeout=settings.redis_timeout_s,
         socket_connect_timeout=settings.redis_timeout_s,
         retry=Retry(NoBackoff(), 0),
         health_check_interval=0,
     )
+    pool.connection_class = CONNECTIONS[scheme]
+    return aioredis.Redis.from_pool(pool)
 
 
 async def check_redis(client: aioredis.Redis) -> None:

@@ -220,16 +220,21 @@ class BatchConsumer(FaustConsumer):  # type: ignore[misc]
     def _deliver(self, rd: RdConsumer, messages: list[Any]) -> None:
         by_partition: dict[tuple[str, int], list[Record]] = {}
         bare = self.app.bare_topics
+        last: tuple[str, int] | None = None
+        records: list[Record] = []
+        name = ""
         for m in messages:
             error = m.error()
             if error is not None:
                 if error.code() not in RETRIABLE and not error.retriable():
                     raise KafkaException(error)
                 continue
-            topic, partition = m.topic(), m.partition()
-            record = Record(bare[topic], partition, m.offset(), m.timestamp()[1], m.key(), m.value(), m.headers())
-            by_partition.setdefault((topic, partition), []).append(record)
-            self._handed += 1
+            key = (m.topic(), m.partition())
+            if key != last:  # they come in runs
+                last, records = key, by_partition.setdefault(key, [])
+                name = bare[key[0]]
+            records.append(Record(name, key[1], m.offset(), m.timestamp()[1], m.key(), m.value(), m.headers()))
+        self._handed += sum(map(len, by_partition.values()))
         batches = [FetchedBatch(topic, p, records) for (topic, p), records in by_partition.items()]
         if batches:
             # The ends of the sibling topics too: labels must know whether events of their partition are still to come.

@@ -149,7 +149,7 @@ def test_sums_do_not_cancel_for_large_values_with_small_spread():
 def streak(state: Any, features: Any, at_ms: int) -> tuple[Any, Any]:
     if features["v"] < 0:
         raise ValueError("below zero")
-    return state + [features["v"]], float(len(state))
+    return [*state, features["v"]], float(len(state))
 
 
 def test_a_custom_feature_has_its_own_state_and_its_errors_refuse_the_event_only():

@@ -168,9 +168,10 @@ def disturbed(records: list[Record], sizes: list[int], plan: list[tuple[int, str
                 await current.finish()
                 break
             except (Killed, Fenced):
-                if current._publishing is not None:
-                    current._publishing.cancel()
-                    await asyncio.gather(current._publishing, return_exceptions=True)
+                left_behind = asyncio.all_tasks() - {asyncio.current_task()}
+                for task in left_behind:
+                    task.cancel()
+                await asyncio.gather(*left_behind, return_exceptions=True)
                 faults.dead = False
         else:
             pytest.fail("the faults did not end")
