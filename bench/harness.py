@@ -135,9 +135,16 @@ class Bench:
 
     def bare(self, kind: str, total: int) -> float:
         """Rate of the bare loop."""
-        command = [sys.executable, "-m", "bench.bare", kind, self.stack.brokers, self.name, self.model, str(total)]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
-        return rate_of([tuple(json.loads(line)) for line in answer.stdout.splitlines()], total)
+        return self.printed("bench.bare", [kind], total)
+
+    def printed(self, module: str, first: list[str], total: int) -> float:
+        """Rate of a program that prints its own progress."""
+        command = [sys.executable, "-m", module, *first, self.stack.brokers, self.name, self.model, str(total)]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+        points = [tuple(json.loads(line)) for line in answer.stdout.splitlines()]
+        if not points or points[-1][1] < total:
+            raise RuntimeError(f"{module} did not finish:\n{answer.stderr[-2000:]}")
+        return rate_of(points, total)
 
     # -- measuring ---------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ def parts() -> dict[str, Part]:
         "learn.tree": lambda s, q: throughput.learn(s, "tree", 15_000 if q else 60_000, 1 if q else 3),
         "whole.logistic": lambda s, q: throughput.whole(s, "logistic", 15_000 if q else 80_000, 1 if q else 3),
         "whole.tree": lambda s, q: throughput.whole(s, "tree", 10_000 if q else 40_000, 1 if q else 3),
+        "whole.faust": lambda s, q: throughput.plain_faust(s, "logistic", 3_000 if q else 15_000, 1 if q else 2),
         "two_workers": lambda s, q: throughput.two_workers(s, "logistic", 20_000 if q else 150_000, 1 if q else 3),
         "latency": latency.run,
         "memory": memory.run,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench.harness import figure, open_bench, paired, rate_of
 from stream.local.stack import Stack
 
-__all__ = ["learn", "score", "two_workers", "whole"]
+__all__ = ["learn", "plain_faust", "score", "two_workers", "whole"]
 
 
 def score(stack: Stack, model: str, features: str, events: int, runs: int) -> None:
@@ -63,6 +63,34 @@ def whole(stack: Stack, model: str, events: int, runs: int) -> None:
 
     mine, other, ratio = paired(runs, ours, bare)
     _report(f"whole.{model}", mine, other, ratio, "labelled events/s")
+
+
+def plain_faust(stack: Stack, model: str, events: int, runs: int) -> None:
+    """One score and one learn worker against two plain Faust agents that predict and learn, with no guarantee."""
+
+    def ours() -> float:
+        with open_bench(stack, model=model) as bench:
+            bench.events(events, labels=True)
+            bench.start("learn")
+            bench.start("score")
+            points = bench.watch(lambda: bench.published() + bench.learned(), 2 * events)
+            return rate_of(points, 2 * events) / 2
+
+    def plain() -> float:
+        with open_bench(stack, model=model) as bench:
+            bench.events(events, labels=True)
+            return bench.printed("bench.plain_faust", [], 2 * events) / 2
+
+    mine, other, ratio = paired(runs, ours, plain)
+    unit = "labelled events/s"
+    figure(
+        f"whole.{model}.beside_faust",
+        mine,
+        unit,
+        ratio_to="plain Faust agents",
+        ratio=round(ratio, 3),
+        other=round(other),
+    )
 
 
 def two_workers(stack: Stack, model: str, events: int, runs: int) -> None:

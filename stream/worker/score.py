@@ -88,9 +88,8 @@ class ScorePartition:
         self._held_since_s: float | None = None  # when one topic began to wait for the other, loop time
         self.labels_paused = False
         self.commits = 0
-        self.log_end: Callable[[str], int] = lambda _: (
-            -1
-        )  # a topic's end in this partition, as the transport last saw it
+        # A topic's end in this partition, as the transport last saw it.
+        self.log_end: Callable[[str], int] = lambda _: -1
 
     async def acquire(self) -> dict[str, int]:
         """Take the partition over: next epoch, stored state, leftover outbox.
@@ -118,6 +117,12 @@ class ScorePartition:
         if self._abandoned:
             self._taken += len(records)
             return
+        expected = max(self._fetched_until.get(topic, 0), self.offsets[topic])
+        if records[0].offset < expected:  # a rebalance may deliver again what the stored offsets cover
+            self._taken += sum(1 for record in records if record.offset < expected)
+            records = [record for record in records if record.offset >= expected]
+            if not records:
+                return
         self._waiting[topic].extend(records)
         if topic == "labels":
             self._label_arrivals.extend([asyncio.get_running_loop().time()] * len(records))
@@ -167,9 +172,6 @@ class ScorePartition:
     async def process(self, records: Sequence[Record]) -> None:
         """One micro-batch, committed; its publication goes on in the background, in order."""
         step, store = self._step, self._store
-        records = self._unseen(records)
-        if not records:
-            return
         batch = step.parse(records)
         needs = step.needs(batch)
         fetched = await retrying(
@@ -223,13 +225,6 @@ class ScorePartition:
         except Fenced:
             log.info("partition %d has a new owner", self.partition)
 
-    def _unseen(self, records: Sequence[Record]) -> Sequence[Record]:
-        """A rebalance may deliver a record that the stored offsets already cover."""
-        offsets = self.offsets
-        if all(record.offset >= offsets[record.topic] for record in records):
-            return records
-        return [record for record in records if record.offset >= offsets[record.topic]]
-
     # -- which records come next -----------------------------------------------------------------------------------
 
     async def _take(self) -> list[Record]:
@@ -263,15 +258,17 @@ class ScorePartition:
         events, labels = self._waiting["events"], self._waiting["labels"]
         now_s = asyncio.get_running_loop().time()
         taken: list[Record] = []
+        missing = bool(events) and not labels and self._held("labels", now_s)
         while len(taken) < self._batch_records_max:
-            if events and (
-                events[0].timestamp_ms <= labels[0].timestamp_ms if labels else not self._held("labels", now_s)
-            ):
-                taken.append(events.popleft())
-                self._seen_ms = max(self._seen_ms, taken[-1].timestamp_ms)
+            if events and not missing and (not labels or events[0].timestamp_ms <= labels[0].timestamp_ms):
+                event = events.popleft()
+                taken.append(event)
+                if event.timestamp_ms > self._seen_ms:
+                    self._seen_ms = event.timestamp_ms
             elif labels and (events or (not self._held("events", now_s) and self._ripe(labels[0], now_s))):
                 taken.append(labels.popleft())
                 self._label_arrivals.popleft()
+                missing = not labels and self._held("labels", now_s)
             else:
                 break
         if self.labels_paused and len(labels) < LABELS_LOW:

@@ -111,7 +111,7 @@ async def claim(pipeline: Pipeline, settings: Settings, kafka: KafkaTopics, clie
 
 def _compare(name: str, wanted: dict[str, str], stored: object) -> None:
     assert isinstance(stored, dict)
-    reset = f"`driftloop reset {name}` forgets the stored state"
+    reset = "`driftloop reset <its file>` forgets the stored state"
     for key, value in wanted.items():
         if stored[key] == value:
             continue

@@ -1,0 +1,60 @@
+"""What the documents say is so."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from stream.adapters.file_pipelines import load_pipeline
+from stream.cli.main import app
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "bench" / "README.md",
+    *ROOT.glob("docs/**/*.md"),
+    *ROOT.glob("schemas/*.md"),
+]
+RAISED = re.compile(r"\b(?:RecordRejected|StartupRefused|SnapshotRefused)\(\s*\"([a-z_]+)\"")
+
+
+def test_every_code_is_explained():
+    codes = {code for path in (ROOT / "stream").rglob("*.py") for code in RAISED.findall(path.read_text())}
+    assert len(codes) > 30
+    text = (ROOT / "docs" / "operating.md").read_text()
+    assert not sorted(code for code in codes if f"`{code}`" not in text)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path):
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        if not target.startswith("http"):
+            assert (document.parent / target).exists(), target
+
+
+def test_the_pipeline_of_the_readme_loads(tmp_path: Path):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert code is not None
+    file = tmp_path / "cards.py"
+    file.write_text(code[1])
+    assert load_pipeline(file).pipeline.name == "cards"
+    sys.modules.pop("driftloop_pipeline_cards", None)
+
+
+def test_commands_named_in_documents_exist():
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
+    for document in DOCUMENTS:
+        for name in re.findall(r"driftloop ([a-z]+)\b(?= |`|$)", document.read_text()):
+            if name not in ("is", "does", "joins", "figures"):
+                assert name in commands, f"{document.name}: driftloop {name}"
+
+
+def test_make_targets_named_in_documents_exist():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for document in DOCUMENTS:
+        for name in re.findall(r"(?:`|^    |^)make ([a-z-]+)", document.read_text(), re.MULTILINE):
+            assert name in targets, f"{document.name}: make {name}"
