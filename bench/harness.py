@@ -141,9 +141,9 @@ class Bench:
         """Rate of a program that prints its own progress."""
         command = [sys.executable, "-m", module, *first, self.stack.brokers, self.name, self.model, str(total)]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
-        points = [tuple(json.loads(line)) for line in answer.stdout.splitlines()]
+        points = [tuple(json.loads(line)) for line in answer.stdout.splitlines() if line.startswith("[")]
         if not points or points[-1][1] < total:
-            raise RuntimeError(f"{module} did not finish:\n{answer.stderr[-2000:]}")
+            raise RuntimeError(f"{module} did not finish:\n{(answer.stdout + answer.stderr)[-2000:]}")
         return rate_of(points, total)
 
     # -- measuring ---------------------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ from stream.local.process import Child, Reaper, wait_until
 __all__ = ["KafkaServer", "RedisServer", "fetch_kafka", "free_port"]
 
 START_S = 60.0
-HEAP = "-Xmx512m"
+JVM = ("-Xmx512m", "-XX:+UseSerialGC", "-Xshare:auto")
+QUICK_START = ("-XX:TieredStopAtLevel=1",)  # ready sooner, slower for good: right for tests and demos
 KAFKA_PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
@@ -132,7 +133,7 @@ class _Server:
 class KafkaServer(_Server):
     """Needs Java 17."""
 
-    def __init__(self, directory: Path, libs: Path, reaper: Reaper) -> None:
+    def __init__(self, directory: Path, libs: Path, reaper: Reaper, *, quick_start: bool = True) -> None:
         self.port, controller_port = _ports(directory / "ports", 2)
         self.brokers = f"127.0.0.1:{self.port}"
         self._classpath = f"{libs.resolve()}/*"
@@ -141,8 +142,15 @@ class KafkaServer(_Server):
         self._properties.write_text(
             KAFKA_PROPERTIES.format(port=self.port, controller_port=controller_port, data=self._data.resolve())
         )
-        flags = [HEAP, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"]
-        command = ["java", *flags, "-cp", self._classpath, "kafka.Kafka", str(self._properties)]
+        command = [
+            "java",
+            *JVM,
+            *(QUICK_START if quick_start else ()),
+            "-cp",
+            self._classpath,
+            "kafka.Kafka",
+            str(self._properties),
+        ]
         self.child = Child("Kafka", command, directory / "kafka.log", reaper)
 
     def start(self) -> None:

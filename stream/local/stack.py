@@ -38,11 +38,13 @@ class Stack:
         *,
         kafka_cache: Path | None = None,
         appendfsync: str = "everysec",
+        quick_start: bool = True,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.directory = directory
         self._cache = kafka_cache or Path(".driftloop") / "kafka"
         self._appendfsync = appendfsync
+        self._quick_start = quick_start
         self._say = say
         self.children: list[Child] = []
 
@@ -65,7 +67,7 @@ class Stack:
         libs = fetch_kafka(self._cache)
         for name in ("kafka", "redis", "logs"):
             (self.directory / name).mkdir(exist_ok=True)
-        self.kafka = KafkaServer(self.directory / "kafka", libs, self.reaper)
+        self.kafka = KafkaServer(self.directory / "kafka", libs, self.reaper, quick_start=self._quick_start)
         self.redis = RedisServer(self.directory / "redis", self.reaper, self._appendfsync)
         self._say("starting Kafka and Redis ...")
         with ThreadPoolExecutor(2) as pool:

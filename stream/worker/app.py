@@ -96,6 +96,7 @@ def _consumer_config(group: str, settings: Settings) -> dict[str, Any]:
         "session.timeout.ms": settings.session_timeout_ms,
         "heartbeat.interval.ms": min(1_000, settings.session_timeout_ms // 4),
         "fetch.wait.max.ms": settings.fetch_wait_ms,
+        "fetch.min.bytes": 8_192,  # with one byte, a busy topic costs the broker a request per record
         "fetch.error.backoff.ms": 50,
         # What is fetched ahead delays a rebalance: librdkafka hands it out first. So only a little is.
         "queued.min.messages": 1_000,

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 FETCH_RECORDS_MAX = 2_000
 POLL_S = 0.1
+DELIVERY_GAP_S = 0.003
 HOUSEKEEP_EVERY_S = 1.0
 RETRIABLE = frozenset((KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._PARTITION_EOF,
                        KafkaError._MAX_POLL_EXCEEDED, KafkaError._RESOLVE, KafkaError._AUTHENTICATION))  # fmt: skip
@@ -88,6 +89,7 @@ class BatchConsumer(FaustConsumer):  # type: ignore[misc]
         self._stopping = threading.Event()
         self._paused_now: frozenset[tuple[str, int]] = frozenset()
         self._housekept_s = 0.0
+        self._delivered_s = 0.0
         self._ends: dict[tuple[str, int], int] = {}
         self._handed = 0  # records given to the event loop since the last assignment ...
         self._taken_before = 0  # ... and what had been taken until then
@@ -202,6 +204,11 @@ class BatchConsumer(FaustConsumer):  # type: ignore[misc]
         self._pause(rd)
         first = rd.poll(POLL_S)
         if first is not None:
+            # Handing over costs the event loop as much for one record as for a hundred: not more often than this.
+            early_s = self._delivered_s + DELIVERY_GAP_S - time.monotonic()
+            if early_s > 0:
+                time.sleep(early_s)
+            self._delivered_s = time.monotonic()
             # consume() with no time-out returns what has arrived; with one it would wait for a full batch.
             self._deliver(rd, [first, *rd.consume(FETCH_RECORDS_MAX - 1, 0)])
         if time.monotonic() - self._housekept_s > HOUSEKEEP_EVERY_S:
