@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 from hypothesis import settings
@@ -31,8 +32,9 @@ def make_world(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Callabl
     made: list[World] = []
 
     def make(**arguments: Any) -> World:
-        name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:50].strip("-")
-        made.append(World(stack, f"{name}-{len(made)}", **arguments))
+        name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:40].strip("-")
+        unique = crc32(request.node.nodeid.encode())  # long names of parametrized tests begin alike
+        made.append(World(stack, f"{name}-{unique:08x}-{len(made)}", **arguments))
         return made[-1]
 
     yield make

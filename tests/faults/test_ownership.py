@@ -19,7 +19,7 @@ SLOW = {"batch_records_max": "50"}
 
 @pytest.mark.parametrize("point", ["score.before_commit", "score.after_commit", "score.before_publish"])
 def test_a_worker_stopped_past_its_session_and_resumed(world: World, point: str):
-    events = 4_000
+    events = 3_000
     world.produce(card_stream(events, early=0.05))
     world.start("learn")
     zombie = world.start("score", crash_at=f"{point}:8:stop", **SLOW)
@@ -42,13 +42,13 @@ def _stopped(pid: int) -> bool:
 
 
 def test_workers_that_join_and_leave_all_the_time(make_world: Callable[..., World]):
-    events = 16_000
+    events = 12_000
     world = make_world(partitions=4)
     world.produce(card_stream(events, partitions=4, early=0.02, poison=0.01))
     world.start("learn")
     steady = world.start("score", pace_s=0.001, **SLOW)
     storms = 0
-    while storms < 5:
+    while storms < 4:
         guest = world.start("score", pace_s=0.001, **SLOW)
         world.wait(lambda g=guest: "owns partitions [" in g.tail(), "the guest to own a share")  # type: ignore[misc]
         time.sleep(0.3)  # it works for a while
