@@ -48,49 +48,35 @@ def learn(stack: Stack, model: str, examples: int, runs: int) -> None:
 def whole(stack: Stack, model: str, events: int, runs: int) -> None:
     """One score and one learn worker, every event with a label, against one bare loop that predicts and learns."""
 
-    def ours() -> float:
-        with open_bench(stack, model=model) as bench:
-            bench.events(events, labels=True)
-            bench.start("learn")
-            bench.start("score")
-            points = bench.watch(lambda: bench.published() + bench.learned(), 2 * events)
-            return rate_of(points, 2 * events) / 2
-
     def bare() -> float:
         with open_bench(stack, model=model) as bench:
             bench.events(events, labels=True)
             return bench.bare("whole", 2 * events) / 2
 
-    mine, other, ratio = paired(runs, ours, bare)
+    mine, other, ratio = paired(runs, lambda: _both_roles(stack, model, events), bare)
     _report(f"whole.{model}", mine, other, ratio, "labelled events/s")
 
 
 def plain_faust(stack: Stack, model: str, events: int, runs: int) -> None:
     """One score and one learn worker against two plain Faust agents that predict and learn, with no guarantee."""
 
-    def ours() -> float:
-        with open_bench(stack, model=model) as bench:
-            bench.events(events, labels=True)
-            bench.start("learn")
-            bench.start("score")
-            points = bench.watch(lambda: bench.published() + bench.learned(), 2 * events)
-            return rate_of(points, 2 * events) / 2
-
     def plain() -> float:
         with open_bench(stack, model=model) as bench:
             bench.events(events, labels=True)
             return bench.printed("bench.plain_faust", [], 2 * events) / 2
 
-    mine, other, ratio = paired(runs, ours, plain)
-    unit = "labelled events/s"
-    figure(
-        f"whole.{model}.beside_faust",
-        mine,
-        unit,
-        ratio_to="plain Faust agents",
-        ratio=round(ratio, 3),
-        other=round(other),
-    )
+    mine, other, ratio = paired(runs, lambda: _both_roles(stack, model, events), plain)
+    _report(f"whole.{model}.beside_faust", mine, other, ratio, "labelled events/s", "plain Faust agents")
+
+
+def _both_roles(stack: Stack, model: str, events: int) -> float:
+    """Labelled events per second of one score and one learn worker."""
+    with open_bench(stack, model=model) as bench:
+        bench.events(events, labels=True)
+        bench.start("learn")
+        bench.start("score")
+        points = bench.watch(lambda: bench.published() + bench.learned(), 2 * events)
+        return rate_of(points, 2 * events) / 2
 
 
 def two_workers(stack: Stack, model: str, events: int, runs: int) -> None:
@@ -105,10 +91,8 @@ def two_workers(stack: Stack, model: str, events: int, runs: int) -> None:
             return rate_of(bench.watch(bench.published, events), events)
 
     two, one, ratio = paired(runs, lambda: with_workers(2), lambda: with_workers(1))
-    figure(
-        f"score.{model}.two_workers", two, "events/s", ratio_to="one worker", ratio=round(ratio, 3), other=round(one)
-    )
+    _report(f"score.{model}.two_workers", two, one, ratio, "events/s", "one worker")
 
 
-def _report(name: str, mine: float, other: float, ratio: float, unit: str) -> None:
-    figure(name, mine, unit, ratio_to="bare loop", ratio=round(ratio, 3), other=round(other))
+def _report(name: str, mine: float, other: float, ratio: float, unit: str, ratio_to: str = "bare loop") -> None:
+    figure(name, mine, unit, ratio_to=ratio_to, ratio=round(ratio, 3), other=round(other))

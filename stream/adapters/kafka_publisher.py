@@ -52,10 +52,7 @@ class KafkaPublisher:
         pending = list(records)
         # Order is kept within a partition: the last record's acknowledgement covers the others.
         last = {(record.topic, record.partition): number for number, record in enumerate(pending)}
-        awaited = dict.fromkeys(last.values())
-        if any(partition < 0 for _, partition in last):  # a record without a partition may go to any
-            awaited |= dict.fromkeys(number for number, record in enumerate(pending) if record.partition < 0)
-        futures = {number: loop.create_future() for number in sorted(awaited)}
+        futures = {number: loop.create_future() for number in sorted(last.values())}
         async with self._order:  # a full queue makes us wait in the middle; nobody may overtake
             start = 0
             for number, future in futures.items():

@@ -7,7 +7,7 @@ from what Redis holds, so it may change its state in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -206,10 +206,7 @@ class ScoreStep:
             explanation=_explanation(answer, self._top) if self._top else None,
             clipped=clipped,
         )
-        self._predictions += 1
-        self._out.append(
-            Outgoing("predictions", record.partition, record.key, _encode_json(prediction), record.timestamp_ms)
-        )
+        self._answer(record, prediction)
         remembered = Remembered(
             event.entity_id,
             occurred_at_ms,
@@ -229,6 +226,12 @@ class ScoreStep:
         if self._joiner.waits_for(event_id):
             for early in self._joiner.take_early(event_id, self._commit):
                 self._early_label(early, remembered)
+
+    def _answer(self, record: Record, prediction: Prediction) -> None:
+        self._predictions += 1
+        self._out.append(
+            Outgoing("predictions", record.partition, record.key, _encode_json(prediction), record.timestamp_ms)
+        )
 
     def _history(self, event: ParsedEvent) -> dict[str, Any]:
         """The entity's features before this event; then the event becomes part of the history."""
@@ -257,10 +260,7 @@ class ScoreStep:
             scored_at_ms=record.timestamp_ms,
             duplicate_of=Source(self._events_topic, record.partition, first.offset),
         )
-        self._predictions += 1
-        self._out.append(
-            Outgoing("predictions", record.partition, record.key, _encode_json(prediction), record.timestamp_ms)
-        )
+        self._answer(record, prediction)
 
     def _label(self, record: Record, entity_id: str, label: Label) -> None:
         self._count("labels")
@@ -424,8 +424,3 @@ def _explanation(answer: Answer, top: int) -> Explanation | None:
     listed = [(name, contributions[name]) for _, name in magnitudes[:top]]
     rest = sum([contributions[name] for _, name in magnitudes[top:]])
     return Explanation(answer.scale, answer.bias, listed, float(rest))
-
-
-def split(records: Sequence[Record], size: int) -> Iterable[Sequence[Record]]:
-    """Records in runs of at most `size`."""
-    return (records[start : start + size] for start in range(0, len(records), size))

@@ -17,7 +17,6 @@ import faust
 
 from stream.errors import DriftloopError, StartupRefused
 from stream.settings import Settings
-from stream.topics import TopicNames
 from stream.worker.transport import BatchTransport, FetchedBatch, Ownership
 
 __all__ = ["WorkerApp", "run"]
@@ -162,7 +161,3 @@ async def _stop(app: WorkerApp) -> None:
 async def _faust_crash(app: WorkerApp) -> None:
     await app._crashed.wait()
     app.fail(app.crash_reason or RuntimeError("Faust's app crashed"))
-
-
-def names_of(topics: TopicNames, *bare: str) -> dict[str, str]:
-    return {name: topics[name] for name in bare}

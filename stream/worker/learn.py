@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from stream.core.learning import LearnStep
 from stream.core.records import Record
 from stream.ports import ModelStore, Publisher
-from stream.worker.score import retrying
+from stream.worker.owner import Owner, retrying
 
 __all__ = ["LearnShard"]
 
@@ -26,7 +24,7 @@ SHARE_MAX = 0.05  # of the time, for snapshots
 INTERVAL_LONGEST_S = 1.0
 
 
-class LearnShard:
+class LearnShard(Owner):
     """The owner of one partition of `examples`."""
 
     def __init__(
@@ -40,6 +38,7 @@ class LearnShard:
         batch_records_max: int = 1_000,
         crash_point: Callable[[str], None] = lambda _: None,
     ) -> None:
+        super().__init__()
         self._step = step
         self.shard = shard
         self._store = store
@@ -47,17 +46,11 @@ class LearnShard:
         self._interval_s = interval_s
         self._batch_records_max = batch_records_max
         self._crash_point = crash_point
-        self._waiting: deque[Record] = deque()
-        self._arrived = asyncio.Event()
-        self._stopping = False
-        self._abandoned = False
         self._committed_offset = -1
         self._next_snapshot_s = 0.0
-        self.taken = 0
-        self.commits = 0
 
-    async def acquire(self) -> int:
-        """Take the shard over; returns the offset of the next example to read. Commits the base model at first start."""
+    async def acquire(self) -> dict[str, int]:
+        """Take the shard over; returns where to read on, nothing if nowhere yet. Commits the base model at first start."""
         found = await retrying(lambda: self._store.acquire(self.shard), "acquire")
         self._crash_point("learn.on_assignment")
         self._epoch = found.epoch
@@ -67,46 +60,20 @@ class LearnShard:
             self._step.restore(found.snapshot)
             self._committed_offset = self._step.offset
         log.info("shard %d goes on from %s", self.shard, self._step.version)
-        return self._step.offset
+        return self.offsets if self._step.offset else {}
 
     @property
-    def offset(self) -> int:
+    def offsets(self) -> dict[str, int]:
         """Up to where the stored snapshot has learned."""
-        return max(self._committed_offset, 0)
-
-    def add(self, records: Sequence[Record]) -> None:
-        if self._abandoned:
-            self.taken += len(records)
-            return
-        self._waiting.extend(records)
-        self._arrived.set()
-
-    @property
-    def received(self) -> int:
-        """Every record that was given to this owner."""
-        return self.taken + len(self._waiting)
-
-    def abandon(self) -> None:
-        """Somebody else owns the shard: records still under way are dropped, so that fetching goes on."""
-        self.taken = self.received
-        self._waiting.clear()
-        self._abandoned = True
-
-    def stop(self) -> None:
-        """End `run` after the micro-batch it is in."""
-        self._stopping = True
-        self._arrived.set()
+        return {"examples": max(self._committed_offset, 0)}
 
     async def run(self) -> None:
         """Work until stopped. Raises Fenced, Conflict."""
         while not self._stopping:
-            if not self._waiting:
+            if not self._queue:
                 self._arrived.clear()
-                left_s = self._next_snapshot_s - time.monotonic() if self._dirty else None
-                with suppress(TimeoutError):  # not `wait_for`: Python 3.11's may swallow a cancellation
-                    async with asyncio.timeout(left_s):
-                        await self._arrived.wait()
-            if self._waiting:
+                await self._arrival(self._next_snapshot_s - time.monotonic() if self._dirty else None)
+            if self._queue:
                 await self.process(self._take())
             if self._dirty and time.monotonic() >= self._next_snapshot_s:
                 await self.snapshot()
@@ -117,16 +84,15 @@ class LearnShard:
         return self._step.offset > self._committed_offset
 
     def _take(self) -> list[Record]:
-        count = min(len(self._waiting), self._batch_records_max)
-        return [self._waiting.popleft() for _ in range(count)]
+        count = min(len(self._queue), self._batch_records_max)
+        return [self._queue.popleft() for _ in range(count)]
 
     async def process(self, records: Sequence[Record]) -> None:
         """Judge and learn one micro-batch."""
-        unseen = [record for record in records if record.offset >= self._step.offset]
-        dead = self._step.step(unseen)
+        dead = self._step.step(records)
         if dead:
             await self._publisher.publish(dead)
-        self.taken += len(records)
+        self._taken += len(records)
 
     async def snapshot(self) -> None:
         """Publish the model as it is now."""

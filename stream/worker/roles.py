@@ -23,7 +23,8 @@ from stream.settings import Settings
 from stream.topics import TopicNames
 from stream.worker.crash_points import CrashPoints
 from stream.worker.learn import LearnShard
-from stream.worker.score import ScorePartition, retrying
+from stream.worker.owner import Owner, retrying
+from stream.worker.score import ScorePartition
 
 __all__ = ["LearnRole", "ScoreRole"]
 
@@ -46,7 +47,7 @@ class _Role:
         self._publisher = publisher
         self._names = TopicNames(pipeline.name)
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._owned: dict[int, Any] = {}
+        self._owned: dict[int, Owner] = {}
         self._taken_by_former = 0
         self._ends: dict[tuple[str, int], int] = {}  # log ends at assignment, until the transport knows better
         self._background: list[asyncio.Task[None]] = []
@@ -72,13 +73,19 @@ class _Role:
         log.info("gave up partitions %s", sorted(numbers))
 
     def taken(self) -> int:
-        return self._taken_by_former + sum(int(owned.taken) for owned in list(self._owned.values()))
+        return self._taken_by_former + sum(owned.taken for owned in list(self._owned.values()))
 
     def paused(self) -> frozenset[tuple[str, int]]:
-        return frozenset()
+        return frozenset(
+            (self._names[topic], number) for number, owned in list(self._owned.items()) for topic in owned.paused
+        )
 
     def offsets(self) -> Mapping[tuple[str, int], int]:
-        raise NotImplementedError
+        return {
+            (self._names[topic], number): offset
+            for number, owned in list(self._owned.items())
+            for topic, offset in owned.offsets.items()
+        }
 
     # -- the life of a role ----------------------------------------------------------------------------------------
 
@@ -94,9 +101,13 @@ class _Role:
 
     def take(self, topic: str, partition: int, records: Sequence[Record]) -> None:
         """One fetched batch, from the Faust agent."""
-        raise NotImplementedError
+        owned = self._owned.get(partition)
+        if owned is None:
+            self._taken_by_former += len(records)
+        else:
+            owned.add(topic, records)
 
-    async def _acquire(self, number: int) -> tuple[Any, Mapping[str, int]]:
+    async def _acquire(self, number: int) -> tuple[Owner, Mapping[str, int]]:
         raise NotImplementedError
 
     async def _drive(self, number: int, owned: Any) -> None:
@@ -277,25 +288,6 @@ class ScoreRole(_Role):
 
         return log_end
 
-    def take(self, topic: str, partition: int, records: Sequence[Record]) -> None:
-        owned = self._owned.get(partition)
-        if owned is None:
-            self._taken_by_former += len(records)
-        else:
-            owned.add(topic, records)
-
-    def paused(self) -> frozenset[tuple[str, int]]:
-        return frozenset(
-            (self._names.labels, number) for number, owned in list(self._owned.items()) if owned.labels_paused
-        )
-
-    def offsets(self) -> Mapping[tuple[str, int], int]:
-        return {
-            (self._names[topic], number): offset
-            for number, owned in list(self._owned.items())
-            for topic, offset in owned.offsets.items()
-        }
-
 
 class LearnRole(_Role):
     """Owns partitions of `examples`: one model shard each."""
@@ -340,15 +332,4 @@ class LearnRole(_Role):
             batch_records_max=self._settings.batch_records_max,
             crash_point=self._crash_point,
         )
-        offset = await owned.acquire()
-        return owned, {"examples": offset} if offset else {}
-
-    def take(self, topic: str, partition: int, records: Sequence[Record]) -> None:
-        owned = self._owned.get(partition)
-        if owned is None:
-            self._taken_by_former += len(records)
-        else:
-            owned.add(records)
-
-    def offsets(self) -> Mapping[tuple[str, int], int]:
-        return {(self._names.examples, number): owned.offset for number, owned in list(self._owned.items())}
+        return owned, await owned.acquire()

@@ -9,23 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from stream.core.records import Record
 from stream.core.scoring import LiveModel, ScoreStep
-from stream.errors import Fenced, Unavailable
+from stream.errors import Fenced
 from stream.pipeline import Pipeline
 from stream.ports import Acquired, Commit, Outgoing, Publisher, StateStore
+from stream.worker.owner import Owner, retrying
 
-__all__ = ["ScorePartition", "retrying"]
+__all__ = ["ScorePartition"]
 
 log = logging.getLogger(__name__)
 
-RETRY_FIRST_S, RETRY_LAST_S = 0.02, 1.0
 TRIM_IDLE_S = 0.2
 GRACE_S = 0.05  # a label newer than every event seen waits so long for events on their way
 ALIGN_WAIT_S = 5.0  # one topic waits so long for records of the other that are known to lie in the log
@@ -36,22 +34,7 @@ UNPUBLISHED_MAX = 64  # micro-batches in the outbox before the next one waits fo
 _decode_outbox = msgspec.msgpack.Decoder(list[Outgoing]).decode
 
 
-T = TypeVar("T")
-
-
-async def retrying(call: Callable[[], Awaitable[T]], what: str) -> T:
-    """Repeat a call while the server does not answer; the watchdog ends a worker that waits too long."""
-    delay_s = RETRY_FIRST_S
-    while True:
-        try:
-            return await call()
-        except Unavailable as error:
-            log.warning("%s: %s; trying again", what, error, extra={"code": "unavailable"})
-            await asyncio.sleep(delay_s)
-            delay_s = min(delay_s * 2, RETRY_LAST_S)
-
-
-class ScorePartition:
+class ScorePartition(Owner):
     """One owned partition of `events` and `labels`."""
 
     def __init__(
@@ -66,6 +49,7 @@ class ScorePartition:
         entities_max: int = 200_000,
         crash_point: Callable[[str], None] = lambda _: None,
     ) -> None:
+        super().__init__()
         self._pipeline = pipeline
         self.partition = partition
         self._store = store
@@ -74,20 +58,13 @@ class ScorePartition:
         self._batch_records_max = batch_records_max
         self._entities_max = entities_max
         self._crash_point = crash_point
-        self._waiting: dict[str, deque[Record]] = {"events": deque(), "labels": deque()}
+        self._labels: deque[Record] = deque()  # the queue holds the events
         self._label_arrivals: deque[float] = deque()  # when each waiting label came, loop time
         self._seen_ms = -1  # Kafka timestamp of the newest event taken
-        self._arrived = asyncio.Event()
-        self._stopping = False
-        self._abandoned = False
         self._publishing: asyncio.Task[None] | None = None
         self._published_up_to = 0
         self._trimmed_up_to = 0
-        self._fetched_until: dict[str, int] = {}
-        self._taken = 0
         self._held_since_s: float | None = None  # when one topic began to wait for the other, loop time
-        self.labels_paused = False
-        self.commits = 0
         # A topic's end in this partition, as the transport last saw it.
         self.log_end: Callable[[str], int] = lambda _: -1
 
@@ -112,52 +89,27 @@ class ScorePartition:
         stored = self._step.meta.offsets
         return {topic: stored.get(topic, 0) for topic in ("events", "labels")}
 
-    def add(self, topic: str, records: Sequence[Record]) -> None:
-        """Records of one fetch, in offset order."""
-        if self._abandoned:
-            self._taken += len(records)
+    def _accept(self, topic: str, records: Sequence[Record]) -> None:
+        if topic == "events":
+            self._queue.extend(records)
             return
-        expected = max(self._fetched_until.get(topic, 0), self.offsets[topic])
-        if records[0].offset < expected:  # a rebalance may deliver again what the stored offsets cover
-            self._taken += sum(1 for record in records if record.offset < expected)
-            records = [record for record in records if record.offset >= expected]
-            if not records:
-                return
-        self._waiting[topic].extend(records)
-        if topic == "labels":
-            self._label_arrivals.extend([asyncio.get_running_loop().time()] * len(records))
-            self._taken += len(records)  # labels are held back by pausing them, not by stopping all fetching
-            self.labels_paused = len(self._waiting[topic]) > LABELS_HIGH
-        self._fetched_until[topic] = records[-1].offset + 1
-        self._arrived.set()
+        self._labels.extend(records)
+        self._label_arrivals.extend([asyncio.get_running_loop().time()] * len(records))
+        self._taken += len(records)  # labels are held back by pausing them, not by stopping all fetching
+        if len(self._labels) > LABELS_HIGH:
+            self.paused = frozenset({"labels"})
 
     @property
     def waiting(self) -> int:
-        return sum(map(len, self._waiting.values()))
-
-    @property
-    def received(self) -> int:
-        """Every record that was given to this owner."""
-        return self._taken + len(self._waiting["events"])
+        return len(self._queue) + len(self._labels)
 
     @property
     def taken(self) -> int:
         """Records processed or dropped. Labels count when they arrive; so do events that wait for labels, else the
         transport would stop fetching with the awaited labels unfetched.
         """
-        events = len(self._waiting["events"])
+        events = len(self._queue)
         return self._taken + (events if self._held_since_s is not None and events < HELD_MAX else 0)
-
-    def abandon(self) -> None:
-        """Somebody else owns the partition: records still under way are dropped, so that fetching goes on."""
-        self._taken = self.received
-        self._waiting["events"].clear()
-        self._abandoned = True
-
-    def stop(self) -> None:
-        """End `run` after the micro-batch it is in."""
-        self._stopping = True
-        self._arrived.set()
 
     async def run(self) -> None:
         """Work until stopped. Raises Fenced, Conflict, or what the model store or publisher raises for good."""
@@ -233,7 +185,8 @@ class ScorePartition:
             self._publishing.result()  # a failed publication ends this partition
         if not self.waiting and not self._stopping:
             self._arrived.clear()
-            if not await self._arrival(TRIM_IDLE_S):
+            await self._arrival(TRIM_IDLE_S)
+            if not self.waiting:
                 return []
         taken = self._merge()
         if not taken:  # one topic waits for the other
@@ -242,20 +195,13 @@ class ScorePartition:
             taken = self._merge()
         return taken
 
-    async def _arrival(self, timeout_s: float) -> bool:
-        """Whether a record came in time. Not `wait_for`: Python 3.11's may swallow a cancellation."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                return await self._arrived.wait()
-        return False
-
     def _merge(self) -> list[Record]:
         """Events and labels by their Kafka timestamps, each in its own offset order.
 
         Neither topic may run ahead of what lies in the log of the other: labels would all look early, and events would
         take the default for a label that is there.
         """
-        events, labels = self._waiting["events"], self._waiting["labels"]
+        events, labels = self._queue, self._labels
         now_s = asyncio.get_running_loop().time()
         taken: list[Record] = []
         missing = bool(events) and not labels and self._held("labels", now_s)
@@ -271,8 +217,8 @@ class ScorePartition:
                 missing = not labels and self._held("labels", now_s)
             else:
                 break
-        if self.labels_paused and len(labels) < LABELS_LOW:
-            self.labels_paused = False
+        if self.paused and len(labels) < LABELS_LOW:
+            self.paused = frozenset()
         return taken
 
     def _held(self, topic: str, now_s: float) -> bool:

@@ -20,7 +20,7 @@ from stream.errors import ConfigurationError, StartupRefused, Unavailable
 from stream.pipeline import Pipeline
 from stream.settings import Settings
 from stream.topics import TopicNames
-from stream.worker.app import WorkerApp, names_of
+from stream.worker.app import WorkerApp
 from stream.worker.roles import LearnRole, ScoreRole
 
 __all__ = ["Claimed", "check_redis", "claim", "create_worker", "redis_client"]
@@ -151,4 +151,5 @@ async def create_worker(
     else:
         await client.aclose()
         owner = LearnRole(pipeline, settings, kafka, publisher, models, claimed.configuration, extra_allowed)
-    return WorkerApp(f"{pipeline.name}-{role}", owner, names_of(names, *owner.topics), settings)
+    topics = {topic: names[topic] for topic in owner.topics}
+    return WorkerApp(f"{pipeline.name}-{role}", owner, topics, settings)

@@ -41,7 +41,7 @@ class Verdict(NamedTuple):
     counts: Counter[str]
 
 
-def examine(world: World, *, rebuild_models: bool = True) -> Verdict:
+def examine(world: World) -> Verdict:
     """Raises AssertionError. The world must be settled."""
     events, labels = world.read("events"), world.read("labels")
     predictions, dead = world.read("predictions"), world.read("dead_letters")
@@ -50,7 +50,7 @@ def examine(world: World, *, rebuild_models: bool = True) -> Verdict:
     for record in examples:
         by_partition[msgspec.json.decode(record.value or b"")["partition"]].append(record)
     served = _served(predictions)
-    models = model_versions(world, examples, set(served.values())) if rebuild_models else {}
+    models = model_versions(world, examples, set(served.values()))
     copies, counts, codes = 0, Counter[str](), Counter[str]()
     for partition in range(world.partitions):
         expected = _undisturbed(world, partition, events[partition], labels[partition], served, models)
