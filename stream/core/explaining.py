@@ -22,6 +22,7 @@ from river import compose, ensemble, forest, linear_model, preprocessing, tree
 
 from stream.core.explaining_trees import ClassifierWalk, RegressorWalk, forest_vote, tree_vote
 from stream.core.generating import FEATURES_MAX, each, unrolled
+from stream.messages import Explanation
 
 __all__ = ["Answer", "Scorer", "compile_scorer"]
 
@@ -29,18 +30,16 @@ Scale = Literal["log_odds", "probability", "value"]
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
-    """What a model says of one event. `probabilities` has River's own labels (False and True, or strings)."""
+    """What a model says of one event. `probabilities` has the names that labels have in JSON: "false" and "true"."""
 
     prediction: bool | str | float | None
-    probabilities: dict[Any, float] | None
+    probabilities: dict[str, float] | None
     score: float | None
-    bias: float
-    contributions: dict[str, float] | None
-    scale: Scale | None
+    explanation: Explanation | None
 
 
 Scorer = Callable[[dict[str, Any]], Answer]
-Raw = Callable[[dict[str, Any]], tuple[float, dict[str, float] | None]]
+Raw = Callable[[dict[str, Any]], tuple[float, Explanation | None]]
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
 
 TREES = (tree.HoeffdingTreeClassifier, tree.HoeffdingAdaptiveTreeClassifier, tree.ExtremelyFastDecisionTreeClassifier)
@@ -48,29 +47,43 @@ TREE_REGRESSORS = (tree.HoeffdingTreeRegressor, tree.HoeffdingAdaptiveTreeRegres
 BAGS = (ensemble.BaggingClassifier, ensemble.ADWINBaggingClassifier, ensemble.LeveragingBaggingClassifier)
 
 
-def compile_scorer(model: Any, task: str, *, explain: bool, threshold: float = 0.5) -> Scorer:
+def compile_scorer(model: Any, task: str, *, explained_top: int, threshold: float = 0.5) -> Scorer:
     """The fastest exact way to score with this model as it is now. The model must not be changed while in use.
 
-    The scorer raises ValueError when the model's answer is not finite.
+    Explanations list the `explained_top` largest contributions; 0 turns them off. The scorer raises ValueError when the
+    model's answer is not finite.
     """
+    top = explained_top
     steps = list(model.steps.values()) if type(model) is compose.Pipeline else [model]
     final = steps[-1]
     transform = _transform(steps[:-1])
     if task == "anomaly":
         return _anomaly(model, threshold)
     if task == "regression":
-        return _regression(model, final, steps[:-1], transform, explain)
+        return _regression(model, final, steps[:-1], transform, top)
     if type(final) is linear_model.LogisticRegression and task == "binary":
-        return _log_odds(_linear(final, steps[:-1], transform, explain), float(final.intercept), threshold)
-    if type(final) is linear_model.SoftmaxRegression and explain and task == "multiclass":
-        return _softmax(final, transform)
-    if explain and type(final) in TREES:
-        return _votes(tree_vote(final), transform, task, threshold)
-    if explain and (type(final) is forest.ARFClassifier or type(final) in BAGS):
+        return _log_odds(_linear(final, steps[:-1], transform, "log_odds", top), threshold)
+    if type(final) is linear_model.SoftmaxRegression and top and task == "multiclass":
+        return _softmax(final, transform, top)
+    if top and type(final) in TREES:
+        return _votes(tree_vote(final), transform, task, threshold, top)
+    if top and (type(final) is forest.ARFClassifier or type(final) in BAGS):
         members = list(final)
         if members and all(isinstance(member, tree.HoeffdingTreeClassifier) for member in members):
-            return _votes(forest_vote(final), transform, task, threshold)
-    return _votes(lambda x: (model.predict_proba_one(x), None), _identity, task, threshold)
+            return _votes(forest_vote(final), transform, task, threshold, top)
+    return _votes(lambda x: (model.predict_proba_one(x), None), _identity, task, threshold, top)
+
+
+def _explained(scale: Scale, bias: float, contributions: dict[str, float], top: int) -> Explanation:
+    """The largest contributions by magnitude, equal ones in the model's own order, and the sum of the others."""
+    names, values = list(contributions), list(contributions.values())
+    magnitudes = list(map(abs, values))
+    order = sorted(range(len(values)), key=magnitudes.__getitem__, reverse=True)
+    listed = [(names[i], values[i]) for i in order[:top]]
+    rest = 0.0
+    for i in order[top:]:
+        rest += values[i]
+    return Explanation(scale, bias, listed, rest)
 
 
 def _identity(x: dict[str, Any]) -> dict[str, Any]:
@@ -93,68 +106,76 @@ def _transform(transformers: list[Any]) -> Transform:
 # -- linear models -----------------------------------------------------------------------------------------------------
 
 
-def _linear(final: Any, transformers: list[Any], transform: Transform, explain: bool) -> Raw:
+def _linear(final: Any, transformers: list[Any], transform: Transform, scale: Scale, top: int) -> Raw:
     """The raw prediction; behind nothing or one StandardScaler, without touching River at all."""
     weights: dict[str, float] = final.weights
     bias = float(final.intercept)
     scaler: Any = transformers[0] if len(transformers) == 1 else None
     if transformers and not (type(scaler) is preprocessing.StandardScaler and scaler.window_size is None):
-        return _transformed(weights, bias, transform)
+        return _transformed(weights, bias, transform, scale, top)
     plan = []
     for name, weight in weights.items():
-        mean, scale = 0.0, 1.0
+        mean, factor = 0.0, 1.0
         if scaler is not None:
-            mean, scale = float(scaler.means[name]), 1.0
+            mean = float(scaler.means[name])
             if scaler.with_std:
                 variance = scaler.vars[name]
-                scale = 1.0 / math.sqrt(variance) if variance > 0 else 0.0
-        plan.append((name, mean, weight * scale))
+                factor = 1.0 / math.sqrt(variance) if variance > 0 else 0.0
+        plan.append((name, mean, weight * factor))
 
-    def partly(x: dict[str, Any]) -> tuple[float, dict[str, float] | None]:
+    def partly(x: dict[str, Any]) -> tuple[float, Explanation | None]:
         """For an event that lacks some of the model's features."""
         total, contributions = bias, {}
         for name, mean, weight in plan:
             if name in x:
                 contributions[name] = part = (x[name] - mean) * weight
                 total += part
-        return total, contributions if explain else None
+        return total, _explained(scale, bias, contributions, top) if top else None
 
     if not plan or len(plan) > FEATURES_MAX:
         return partly
-    return _unrolled_raw(plan, bias, explain, partly)
+    return _unrolled_raw(plan, bias, scale, top, partly)
 
 
-def _unrolled_raw(plan: list[tuple[str, float, float]], bias: float, explain: bool, partly: Raw) -> Raw:
+def _unrolled_raw(plan: list[tuple[str, float, float]], bias: float, scale: Scale, top: int, partly: Raw) -> Raw:
     count = len(plan)
-    found = "{" + each("n#: c#", count, ", ") + "}" if explain else "None"
+    listed = each("(names[i#], c[i#])", min(top, count), ", ")
+    rest = "".join(f" + c[i{number}]" for number in range(top, count))
+    explained = f"""
+    c = {each("c#", count, ", ")},
+    magnitudes = {each("abs(c#)", count, ", ")},
+    {each("i#", count, ", ")}, = sorted(numbers, key=magnitudes.__getitem__, reverse=True)
+    return raw, Explanation(scale, bias, [{listed}], 0.0{rest})"""
     source = f"""
 def made(x):
     try:
 {each("        c# = (x[n#] - m#) * w#", count)}
     except KeyError:
         return partly(x)
-    return bias + {each("c#", count, " + ")}, {found}
+    raw = bias + {each("c#", count, " + ")}{explained if top else "; return raw, None"}
 """
-    known: dict[str, Any] = {"bias": bias, "partly": partly}
+    known: dict[str, Any] = {"bias": bias, "partly": partly, "scale": scale, "Explanation": Explanation}
+    known |= {"names": tuple(name for name, _, _ in plan), "numbers": range(count)}
     for number, (name, mean, weight) in enumerate(plan):
         known |= {f"n{number}": name, f"m{number}": mean, f"w{number}": weight}
     return unrolled(source, known)
 
 
-def _transformed(weights: dict[str, float], bias: float, transform: Transform) -> Raw:
-    def raw(x: dict[str, Any]) -> tuple[float, dict[str, float] | None]:
+def _transformed(weights: dict[str, float], bias: float, transform: Transform, scale: Scale, top: int) -> Raw:
+    def raw(x: dict[str, Any]) -> tuple[float, Explanation | None]:
         z = transform(x)
         contributions = {str(name): weights[name] * z[name] for name in z if name in weights}
-        return bias + sum(contributions.values()), contributions
+        explanation = _explained(scale, bias, contributions, top) if top else None
+        return bias + sum(contributions.values()), explanation
 
     return raw
 
 
-def _log_odds(raw: Raw, bias: float, threshold: float) -> Scorer:
+def _log_odds(raw: Raw, threshold: float) -> Scorer:
     def scorer(x: dict[str, Any]) -> Answer:
-        odds, contributions = raw(x)
+        odds, explanation = raw(x)
         p = _sigmoid(odds)
-        return Answer(p >= threshold, {False: 1.0 - p, True: p}, None, bias, contributions, "log_odds")
+        return Answer(p >= threshold, {"false": 1.0 - p, "true": p}, None, explanation)
 
     return scorer
 
@@ -169,18 +190,18 @@ def _sigmoid(odds: float) -> float:
     raise ValueError("the linear model's raw prediction is not a number")
 
 
-def _softmax(final: Any, transform: Transform) -> Scorer:
+def _softmax(final: Any, transform: Transform, top: int) -> Scorer:
     weights = {label: dict(w) for label, w in final.weights.items()}
 
     def scorer(x: dict[str, Any]) -> Answer:
         z = transform(x)
         probabilities = final.predict_proba_one(z)
         if not probabilities:
-            return Answer(None, {}, None, 0.0, None, None)
+            return Answer(None, {}, None, None)
         best = max(probabilities, key=probabilities.__getitem__)
         mine = weights.get(best, {})
         contributions = {str(name): mine[name] * value for name, value in z.items() if name in mine}
-        return Answer(best, _finite(probabilities), None, 0.0, contributions, "log_odds")
+        return Answer(best, _named(probabilities), None, _explained("log_odds", 0.0, contributions, top))
 
     return scorer
 
@@ -188,27 +209,28 @@ def _softmax(final: Any, transform: Transform) -> Scorer:
 # -- votes: trees, forests and everything else that gives probabilities ---------------------------------------------------
 
 
-def _votes(walk: ClassifierWalk, transform: Transform, task: str, threshold: float) -> Scorer:
-    binary = task == "binary"
-
-    def scorer(x: dict[str, Any]) -> Answer:
-        probabilities, explain_class = walk(transform(x))
-        if binary:
-            p = _share_of_true(probabilities)
-            probabilities = {False: 1.0 - p, True: p}
-            prediction: Any = p >= threshold
-            chosen = True
-        else:
-            _finite(probabilities)
-            if not probabilities or not any(probabilities.values()):
-                return Answer(None, {}, None, 0.0, None, None)
-            prediction = chosen = max(probabilities, key=probabilities.__getitem__)
+def _votes(walk: ClassifierWalk, transform: Transform, task: str, threshold: float, top: int) -> Scorer:
+    def binary(x: dict[str, Any]) -> Answer:
+        votes, explain_class = walk(transform(x))
+        p = _share_of_true(votes)
+        probabilities = {"false": 1.0 - p, "true": p}
         if explain_class is None:
-            return Answer(prediction, probabilities, None, 0.0, None, None)
-        bias, contributions = explain_class(chosen, probabilities[chosen])
-        return Answer(prediction, probabilities, None, bias, contributions, "probability")
+            return Answer(p >= threshold, probabilities, None, None)
+        explanation = _explained("probability", *explain_class(True, p), top)
+        return Answer(p >= threshold, probabilities, None, explanation)
 
-    return scorer
+    def multiclass(x: dict[str, Any]) -> Answer:
+        votes, explain_class = walk(transform(x))
+        probabilities = _named(votes)
+        if not any(votes.values()):
+            return Answer(None, {}, None, None)
+        prediction = max(votes, key=votes.__getitem__)
+        if explain_class is None:
+            return Answer(prediction, probabilities, None, None)
+        explanation = _explained("probability", *explain_class(prediction, votes[prediction]), top)
+        return Answer(prediction, probabilities, None, explanation)
+
+    return binary if task == "binary" else multiclass
 
 
 def _share_of_true(probabilities: dict[Any, float]) -> float:
@@ -222,36 +244,36 @@ def _share_of_true(probabilities: dict[Any, float]) -> float:
     return true if total == 1.0 else true / total
 
 
-def _finite(probabilities: dict[Any, float]) -> dict[Any, float]:
+def _named(probabilities: dict[Any, float]) -> dict[str, float]:
+    """Under the names that labels have in JSON."""
     if not all(map(math.isfinite, probabilities.values())):
         raise ValueError("the model's probabilities are not finite")
-    return probabilities
+    return {str(label): p for label, p in probabilities.items()}
 
 
 # -- numbers -------------------------------------------------------------------------------------------------------------
 
 
-def _regression(model: Any, final: Any, transformers: list[Any], transform: Transform, explain: bool) -> Scorer:
+def _regression(model: Any, final: Any, transformers: list[Any], transform: Transform, top: int) -> Scorer:
     if type(final) is linear_model.LinearRegression:
-        raw = _linear(final, transformers, transform, explain)
-        bias = float(final.intercept)
+        raw = _linear(final, transformers, transform, "value", top)
 
         def linear(x: dict[str, Any]) -> Answer:
-            value, contributions = raw(x)
-            return Answer(_number(value), None, None, bias, contributions, "value")
+            value, explanation = raw(x)
+            return Answer(_number(value), None, None, explanation)
 
         return linear
-    if explain and type(final) in TREE_REGRESSORS:
+    if top and type(final) in TREE_REGRESSORS:
         walk = RegressorWalk(final)
 
         def path(x: dict[str, Any]) -> Answer:
             value, bias, contributions = walk(transform(x))
-            return Answer(_number(value), None, None, bias, contributions, "value")
+            return Answer(_number(value), None, None, _explained("value", bias, contributions, top))
 
         return path
 
     def plain(x: dict[str, Any]) -> Answer:
-        return Answer(_number(model.predict_one(x)), None, None, 0.0, None, None)
+        return Answer(_number(model.predict_one(x)), None, None, None)
 
     return plain
 
@@ -270,6 +292,6 @@ def _anomaly(model: Any, threshold: float) -> Scorer:
     def scorer(x: dict[str, Any]) -> Answer:
         score = _number(model.score_one(x))
         flagged = bool(classify(score)) if classify is not None else score >= threshold
-        return Answer(flagged, None, score, 0.0, None, None)
+        return Answer(flagged, None, score, None)
 
     return scorer

@@ -19,7 +19,7 @@ from stream.core.joining import Joiner
 from stream.core.records import EventParser, LabelParser, ParsedEvent, Record
 from stream.core.remembering import Agenda, Remembered, decode_remembered, encode_remembered
 from stream.errors import RecordRejected
-from stream.messages import DeadLetter, Example, Explanation, Label, LabelValue, ModelRef, Prediction, Source
+from stream.messages import DeadLetter, Example, Label, LabelValue, ModelRef, Prediction, Source
 from stream.pipeline import Pipeline
 from stream.ports import Acquired, Commit, Due, Fetched, Outgoing
 
@@ -82,7 +82,6 @@ class ScoreStep:
         self._entities: dict[str, list[Any]] = {}
         self._features = EntityFeatures(pipeline.entity_features)
         self._bounds = pipeline.bounds
-        self._top = pipeline.explained_top
         self._idle_ms = pipeline.limits.entity_idle_ms
         self._parse_event = EventParser(pipeline).parse
         self._parse_label = LabelParser(pipeline).parse
@@ -192,7 +191,7 @@ class ScoreStep:
             raise RecordRejected(
                 "model_failed", f"the model {model.ref.version} raised {_where(error)} for this event"
             ) from error
-        probabilities = _named(answer.probabilities)
+        probabilities = answer.probabilities
         prediction = Prediction(
             event_id=event_id,
             prediction=answer.prediction,
@@ -203,7 +202,7 @@ class ScoreStep:
             source=Source(self._events_topic, record.partition, record.offset),
             occurred_at_ms=occurred_at_ms,
             scored_at_ms=record.timestamp_ms,
-            explanation=_explanation(answer, self._top) if self._top else None,
+            explanation=answer.explanation,
             clipped=clipped,
         )
         self._answer(record, prediction)
@@ -394,15 +393,6 @@ def _where(error: Exception) -> str:
     return f"{type(error).__name__} in {file}, line {trace.tb_lineno},"
 
 
-def _named(probabilities: dict[Any, float] | None) -> dict[str, float] | None:
-    """Probabilities under the names a label has in JSON."""
-    if probabilities is None:
-        return None
-    if True in probabilities and len(probabilities) == 2:
-        return {"false": probabilities[False], "true": probabilities[True]}
-    return {str(label): p for label, p in probabilities.items()}
-
-
 def _uncertainty(probabilities: dict[str, float] | None, half_width: float | None) -> float | None:
     """Least confidence scaled to 0..1 over the known classes; for a regression the interval's half-width."""
     if probabilities is None:
@@ -414,13 +404,3 @@ def _uncertainty(probabilities: dict[str, float] | None, half_width: float | Non
     if classes < 2:
         return 1.0 if not classes else 0.0
     return min(1.0, max(0.0, (1.0 - max(probabilities.values())) * classes / (classes - 1)))
-
-
-def _explanation(answer: Answer, top: int) -> Explanation | None:
-    contributions = answer.contributions
-    if contributions is None or answer.scale is None:
-        return None
-    magnitudes = sorted(zip(map(abs, contributions.values()), contributions, strict=True), reverse=True)
-    listed = [(name, contributions[name]) for _, name in magnitudes[:top]]
-    rest = sum([contributions[name] for _, name in magnitudes[top:]])
-    return Explanation(answer.scale, answer.bias, listed, float(rest))

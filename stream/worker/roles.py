@@ -251,7 +251,9 @@ class ScoreRole(_Role):
     def _ready(self, data: bytes) -> LiveModel:
         header, model, serving = open_for_serving(data, self._settings.signing(), self._extra_allowed)
         pipeline = self._pipeline
-        scorer = compile_scorer(model, pipeline.task, explain=pipeline.explained_top > 0, threshold=pipeline.threshold)
+        scorer = compile_scorer(
+            model, pipeline.task, explained_top=pipeline.explained_top, threshold=pipeline.threshold
+        )
         return LiveModel(
             ModelRef(pipeline.name, header.version),
             scorer,

@@ -113,7 +113,9 @@ def model_versions(world: World, examples: list[Record], versions: set[str]) -> 
     for offset in wanted:
         step.step(examples[step.offset : offset])
         header, model, serving = open_for_serving(step.snapshot()[0], keys)
-        scorer = compile_scorer(model, world.pipeline.task, explain=True, threshold=world.pipeline.threshold)
+        scorer = compile_scorer(
+            model, world.pipeline.task, explained_top=world.pipeline.explained_top, threshold=world.pipeline.threshold
+        )
         built[header.version] = LiveModel(
             ModelRef(world.name, header.version), scorer, serving.persistence, serving.prior,
             serving.prior_probabilities, serving.half_width,

@@ -24,7 +24,7 @@ def live_model(pipeline: Pipeline, model: Any = None, version: str = "base@0") -
     scorer = compile_scorer(
         pipeline.build() if model is None else model,
         pipeline.task,
-        explain=pipeline.explained_top > 0,
+        explained_top=pipeline.explained_top,
         threshold=pipeline.threshold,
     )
     return LiveModel(ModelRef(pipeline.name, version), scorer)
