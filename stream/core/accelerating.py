@@ -2,8 +2,8 @@
 
 `StandardScaler | LogisticRegression` and `| LinearRegression` with plain SGD, over a fixed set of numeric features, are
 learned in one fused loop over flat lists. The arithmetic is River's, operation by operation; the state goes back into
-River's own objects at `sync()`, so snapshots and digests cannot tell the difference. Anything else learns with
-`learn_one`.
+River's own objects at `sync()`, so snapshots and digests cannot tell the difference. Hoeffding trees: see
+`accelerating_trees`. Anything else learns with `learn_one`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Callable
 from math import isfinite
 from typing import Any, Protocol
 
-from river import compose, linear_model, optim, preprocessing
+from river import compose, linear_model, optim, preprocessing, tree
 
+from stream.core.accelerating_trees import TreeLearner
 from stream.core.generating import FEATURES_MAX, each, unrolled
 from stream.errors import UpdateRefused
 
@@ -38,6 +39,8 @@ def compile_learner(model: Any, task: str) -> Learner:
     steps = list(model.steps.values()) if type(model) is compose.Pipeline else []
     if len(steps) == 2 and _fusable(*steps):
         return _Fused(model, *steps)
+    if type(model) is tree.HoeffdingTreeClassifier:
+        return TreeLearner(model)
     return _Plain(model)
 
 

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from river import forest, tree
-from river.tree.nodes.branch import DTBranch
+from river.tree.nodes.branch import DTBranch, NumericBinaryBranch
+
+from stream.core.accelerating_trees import leaf_reader
 
 __all__ = ["LEAF", "ClassifierWalk", "RegressorWalk", "forest_vote", "tree_vote"]
 
@@ -36,33 +38,55 @@ def _share(stats: dict[Any, float], label: Any) -> float:
     return stats.get(label, 0.0) / total if total > 0 else 0.0
 
 
-def _along(path: Path, label: Any, probability: float) -> tuple[float, dict[str, float]]:
-    """Bias (the root's share) and what each split on the way, and the leaf, added to it."""
-    bias = before = _share(path[0][1].stats, label)
+def _along(path: Path, label: Any) -> tuple[float, float, dict[str, float]]:
+    """The root's share (the bias), the last one, and what each split on the way added."""
+    bias = share = _share(path[0][1].stats, label)
     contributions: dict[str, float] = {}
     for feature, node in path[1:]:
-        share = _share(node.stats, label)
+        before, share = share, _share(node.stats, label)
         contributions[feature] = contributions.get(feature, 0.0) + share - before  # type: ignore[index, arg-type]
-        before = share
-    contributions[LEAF] = probability - before
-    return bias, contributions
+    return bias, share, contributions
+
+
+class _LeafOf:
+    """A leaf of a tree that no longer changes: how to read it, and what the way to it explains, once per class."""
+
+    def __init__(self, model: Any, path: Path) -> None:
+        self._path = path
+        self._explained: dict[Any, tuple[float, float, dict[str, float]]] = {}
+        self.read = leaf_reader(path[-1][1], model)
+
+    def explain(self, label: Any, probability: float) -> tuple[float, dict[str, float]]:
+        found = self._explained.get(label)
+        if found is None:
+            found = self._explained[label] = _along(self._path, label)
+        bias, share, contributions = found
+        return bias, {**contributions, LEAF: probability - share}
 
 
 def tree_vote(model: Any) -> ClassifierWalk:
     """One tree. A plain Hoeffding tree's vote comes from the same walk; the others' votes are River's own."""
     plain = type(model) in (tree.HoeffdingTreeClassifier, forest.adaptive_random_forest.BaseTreeClassifier)
+    nothing = dict.fromkeys(sorted(model.classes), 0.0)
+    root = model._root
+    leaves: dict[int, _LeafOf] = {}
+
+    def leaf_for(x: dict[str, Any]) -> _LeafOf:
+        node = root
+        try:
+            while type(node) is NumericBinaryBranch:
+                node = node.children[0 if x[node.feature] <= node.threshold else 1]
+            return leaves[id(node)]
+        except (KeyError, TypeError):  # not met yet, another kind of branch, or a missing feature
+            path = _path(root, x)
+            return leaves.setdefault(id(path[-1][1]), _LeafOf(model, path))
 
     def walk(x: dict[str, Any]) -> tuple[dict[Any, float], Explain | None]:
-        root = model._root
         if root is None:
             return model.predict_proba_one(x), None
-        path = _path(root, x)
-        if plain:
-            probabilities = dict.fromkeys(sorted(model.classes), 0.0)
-            probabilities.update(path[-1][1].prediction(x, tree=model))
-        else:
-            probabilities = model.predict_proba_one(x)
-        return probabilities, lambda label, probability: _along(path, label, probability)
+        leaf = leaf_for(x)
+        probabilities = nothing | leaf.read(x) if plain else model.predict_proba_one(x)
+        return probabilities, leaf.explain
 
     return walk
 
