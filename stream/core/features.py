@@ -14,12 +14,13 @@ Taylor 1990, ACM TODS 15:2) in 512 bits: the standard error is about 3 % up to 5
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
 import msgspec
 
+from stream.core.generating import unrolled
 from stream.entity import EntityFeature
 from stream.errors import RecordRejected
 
@@ -28,6 +29,7 @@ __all__ = ["EntityFeatures"]
 PANES = 8
 BITS = 512
 WORDS = BITS // 64
+WINDOWED = {"count", "sum", "mean", "std", "min", "max", "distinct"}
 ESTIMATES = [0.0, *(-BITS * math.log(1 - n / BITS) for n in range(1, BITS)), BITS * math.log(BITS)]  # by bits set
 
 # A state is a list: [generation, newest_ms, one list per window, last values ..., custom states ...].
@@ -75,6 +77,7 @@ class EntityFeatures:
         self._lasts = lasts
         self._last_at = 2 + len(self._windows)
         self._custom_at = self._last_at + len(lasts)
+        self._step = self._unrolled()
 
     def encode(self, state: State) -> bytes:
         return _encode(state)
@@ -94,22 +97,60 @@ class EntityFeatures:
         """
         if state is None:
             state = self._fresh()
-        now_ms = max(state[1], occurred_at_ms)
-        customs = self._advance_custom(state, features, occurred_at_ms)  # first: it may refuse the event
-        for position, (_, pane_ms, distinct) in enumerate(self._windows, 2):
-            window = state[position]
-            if now_ms // pane_ms > window[0]:
-                (_roll_distinct if distinct else _roll)(window, now_ms // pane_ms)
-        values = self._values(state, now_ms, customs)
-        for position, (field, pane_ms, distinct) in enumerate(self._windows, 2):
-            value = 0.0 if field is None else features[field]
-            if value is not None:
-                (_add_distinct if distinct else _add)(state[position], occurred_at_ms // pane_ms, value)
-        if occurred_at_ms >= state[1]:
+        # A custom function comes first: it may refuse the event.
+        customs = self._advance_custom(state, features, occurred_at_ms) if self._custom else ()
+        return state, self._step(state, features, occurred_at_ms, customs)
+
+    def _unrolled(self) -> Callable[..., dict[str, Any]]:
+        """The step over a state, written out for these declarations."""
+        kinds: list[set[str]] = [set() for _ in self._windows]
+        values: list[str] = []
+        known: dict[str, Any] = {}
+        for number, (name, kind, slot, default) in enumerate(self._plan):
+            known |= {f"name{number}": name, f"default{number}": default}
+            expression = VALUES[kind].format(
+                w=f"w{slot}", slot=slot, last_at=self._last_at + slot, default=f"default{number}"
+            )
+            values.append(f"name{number}: {expression}")
+            if kind in WINDOWED:
+                kinds[slot].add(kind)
+        lines = ["newest_ms = state[1]", "now_ms = occurred_at_ms if occurred_at_ms > newest_ms else newest_ms"]
+        for number, (_, pane_ms, distinct) in enumerate(self._windows):
+            lines += [
+                f"w{number} = state[{2 + number}]",
+                f"if now_ms // {pane_ms} > w{number}[0]:",
+                f"    {'roll_distinct' if distinct else 'roll'}(w{number}, now_ms // {pane_ms})",
+            ]
+        lines.append("values = {" + ", ".join(values) + "}")
+        for number, (field, pane_ms, distinct) in enumerate(self._windows):
+            w = f"w{number}"
+            known[f"field{number}"] = field
+            lines += [
+                f"value = {'0.0' if field is None else f'features[field{number}]'}",
+                "if value is not None:",
+                f"    number = occurred_at_ms // {pane_ms}",
+                f"    panes = {w}[{3 if distinct else 6}]",
+            ]
+            if distinct:
+                lines.append(f"    add_distinct({w}, panes, number, value)")
+                continue
+            lines += [
+                f"    pane = panes[-1] if panes and panes[-1][0] == number else pane_of({w}, number, value)",
+                "    if pane is not None:",
+                *(f"        {line.format(w=w)}" for needed, line in ADDED if needed & kinds[number]),
+            ]
+        if self._lasts:
+            lines.append("if occurred_at_ms >= newest_ms:")
             for position, field in enumerate(self._lasts, self._last_at):
-                state[position] = features[field]
-        state[1] = now_ms
-        return state, values
+                known[f"last{position}"] = field
+                lines.append(f"    state[{position}] = features[last{position}]")
+        lines += ["state[1] = now_ms", "return values"]
+        source = "def made(state, features, occurred_at_ms, customs):\n    " + "\n    ".join(lines) + "\n"
+        helpers = {
+            "roll": _roll, "roll_distinct": _roll_distinct, "deviation": _deviation, "pane_of": _pane_of,
+            "add_distinct": _add_distinct, "ESTIMATES": ESTIMATES,
+        }  # fmt: skip
+        return unrolled(source, known | helpers)
 
     def _fresh(self) -> State:
         windows: list[list[Any]] = [
@@ -118,25 +159,7 @@ class EntityFeatures:
         ]
         return [0, -1, *windows, *(None for _ in self._lasts), *(feature.initial for feature in self._custom)]
 
-    def _values(self, state: State, now_ms: int, customs: list[Any]) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for name, kind, slot, default in self._plan:
-            if kind == "seconds_since_last":
-                values[name] = (now_ms - state[1]) / 1_000 if state[1] >= 0 else default
-            elif kind == "last":
-                value = state[self._last_at + slot]
-                values[name] = default if value is None else value
-            elif kind == "custom":
-                values[name] = customs[slot]
-            elif kind == "distinct":
-                values[name] = ESTIMATES[state[2 + slot][1]]
-            else:
-                values[name] = _statistic(state[2 + slot], kind, default)
-        return values
-
     def _advance_custom(self, state: State, features: Mapping[str, Any], occurred_at_ms: int) -> list[Any]:
-        if not self._custom:
-            return []
         values, states = [], []
         for position, feature in enumerate(self._custom, self._custom_at):
             assert feature.function is not None
@@ -158,28 +181,38 @@ class EntityFeatures:
         return values
 
 
+# Each kind's value from its window, as source text.
+VALUES = {
+    "count": "float({w}[1])",
+    "sum": "{w}[7] * {w}[1] + {w}[2] if {w}[1] else {default}",
+    "mean": "{w}[7] + {w}[2] / {w}[1] if {w}[1] else {default}",
+    "std": "deviation({w}) if {w}[1] else {default}",
+    "min": "{w}[4] if {w}[1] else {default}",
+    "max": "{w}[5] if {w}[1] else {default}",
+    "distinct": "ESTIMATES[{w}[1]]",
+    "seconds_since_last": "(now_ms - newest_ms) / 1_000 if newest_ms >= 0 else {default}",
+    "last": "{default} if state[{last_at}] is None else state[{last_at}]",
+    "custom": "customs[{slot}]",
+}
+
+# What one more value changes in its pane and in the totals, by the kinds that need it.
+ADDED = [
+    ({"count", "sum", "mean", "std", "min", "max"}, "pane[1] += 1; {w}[1] += 1"),
+    ({"sum", "mean", "std"}, "d = value - {w}[7]; pane[2] += d; {w}[2] += d"),
+    ({"std"}, "square = d * d; pane[3] += square; {w}[3] += square"),
+    ({"min"}, "if value < pane[4]: pane[4] = value"),
+    ({"min"}, "if value < {w}[4]: {w}[4] = value"),
+    ({"max"}, "if value > pane[5]: pane[5] = value"),
+    ({"max"}, "if value > {w}[5]: {w}[5] = value"),
+]
+
+
 def _shared_field(feature: EntityFeature, declarations: Sequence[EntityFeature]) -> str | None:
     """A count needs no field: it uses the panes of any number over the same window."""
     if feature.kind != "count":
         return feature.field
     same = (f.field for f in declarations if f.window == feature.window and f.kind not in ("count", "distinct"))
     return next(same, None)
-
-
-def _statistic(window: list[Any], kind: str, default: float) -> float:
-    count = window[1]
-    if kind == "count":
-        return float(count)
-    if not count:
-        return default
-    if kind == "mean":
-        return window[7] + window[2] / count  # type: ignore[no-any-return]
-    if kind == "sum":
-        return window[7] * count + window[2]  # type: ignore[no-any-return]
-    if kind == "std":
-        variance = (window[3] - window[2] * window[2] / count) / count
-        return math.sqrt(variance) if variance > 0.0 else 0.0
-    return window[4] if kind == "min" else window[5]  # type: ignore[no-any-return]
 
 
 def _roll(window: list[Any], newest: int) -> None:
@@ -200,33 +233,17 @@ def _roll(window: list[Any], newest: int) -> None:
     window[:6] = newest, count, total, squares, low, high
 
 
-def _add(window: list[Any], number: int, value: float) -> None:
-    """Add one value to its pane and to the totals."""
-    panes = window[6]
-    if panes and panes[-1][0] == number:
-        pane = panes[-1]
-    else:
-        pane = _find(panes, number, window[0], _empty_pane)
-        if pane is None:
-            return
-        if window[7] is None:
-            window[7] = value
-    d = value - window[7]
-    square = d * d
-    pane[1] += 1
-    pane[2] += d
-    pane[3] += square
-    window[1] += 1
-    window[2] += d
-    window[3] += square
-    if value < pane[4]:
-        pane[4] = value
-        if value < window[4]:
-            window[4] = value
-    if value > pane[5]:
-        pane[5] = value
-        if value > window[5]:
-            window[5] = value
+def _deviation(window: list[Any]) -> float:
+    variance = (window[3] - window[2] * window[2] / window[1]) / window[1]
+    return math.sqrt(variance) if variance > 0.0 else 0.0
+
+
+def _pane_of(window: list[Any], number: int, value: float) -> list[Any] | None:
+    """The pane that a value belongs to, if it still lies in the window. The entity's first value is the anchor."""
+    pane: list[Any] | None = _find(window[6], number, window[0], _empty_pane)
+    if pane is not None and window[7] is None:
+        window[7] = value
+    return pane
 
 
 def _empty_pane(number: int) -> list[Any]:
@@ -262,8 +279,7 @@ def _roll_distinct(window: list[Any], newest: int) -> None:
     window[1], window[2] = sum(word.bit_count() for word in union), union
 
 
-def _add_distinct(window: list[Any], number: int, value: Any) -> None:
-    panes = window[3]
+def _add_distinct(window: list[Any], panes: list[Any], number: int, value: Any) -> None:
     pane = panes[-1] if panes and panes[-1][0] == number else _find(panes, number, window[0], _empty_words)
     if pane is None:
         return
@@ -281,5 +297,4 @@ def _empty_words(number: int) -> list[Any]:
 
 def _hash(value: Any) -> int:
     """0 .. 511, the same in every process. CRC-32 alone spreads consecutive ids too evenly; the multiplication mixes it."""
-    text = value if isinstance(value, str) else repr(value)
-    return ((crc32(text.encode()) * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF) >> 55
+    return ((crc32(_encode(value)) * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF) >> 55

@@ -171,5 +171,5 @@ def test_a_custom_feature_has_its_own_state_and_its_errors_refuse_the_event_only
 def test_the_hash_does_not_depend_on_the_process():
     features = EntityFeatures([entity.distinct("shop", "1h")])
     state, _ = features.advance(None, {"shop": "a"}, 0)
-    state_of_shop_a = "930000940001980000000000cf00000080000000000000919200980000000000cf00000080000000000000"
+    state_of_shop_a = "930000940001980000cd08000000000000919200980000cd08000000000000"
     assert features.encode(state).hex() == state_of_shop_a
