@@ -137,6 +137,26 @@ class Bench:
         """Rate of the bare loop."""
         return self.printed("bench.bare", [kind], total)
 
+    @contextmanager
+    def bare_answers(self) -> Iterator[None]:
+        """The bare loop, answering events until it is stopped."""
+        command = [
+            sys.executable,
+            "-m",
+            "bench.bare",
+            "answer",
+            self.stack.brokers,
+            self.name,
+            self.model,
+            str(1 << 40),
+        ]
+        loop = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            yield
+        finally:
+            loop.kill()
+            loop.wait()
+
     def printed(self, module: str, first: list[str], total: int) -> float:
         """Rate of a program that prints its own progress."""
         command = [sys.executable, "-m", module, *first, self.stack.brokers, self.name, self.model, str(total)]
@@ -210,4 +230,5 @@ def paired(runs: int, ours: Callable[[], float], theirs: Callable[[], float]) ->
 
 def stack_for_bench(directory: Path) -> Stack:
     os.environ.setdefault("PYTHONHASHSEED", "0")
-    return Stack(directory, kafka_cache=Path(".driftloop") / "kafka")
+    # A broker as in production: all of its compilers, although it then takes half a minute of load to be at its best.
+    return Stack(directory, kafka_cache=Path(".driftloop") / "kafka", quick_start=False)
