@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -55,6 +55,10 @@ class Settings(BaseSettings):
     metrics_window: int = Field(1_000, ge=10, description="labels in the sliding window of the metrics")
 
     crash_at: str | None = Field(None, description="tests only: kill this worker at a named point, point[:nth]")
+
+    def redis(self) -> dict[str, Any]:
+        """What `adapters.redis_connections.redis_client` takes."""
+        return {"url": self.redis_url.get_secret_value(), "timeout_s": self.redis_timeout_s}
 
     def kafka(self) -> dict[str, str | int | float | bool]:
         """librdkafka's connection settings, for every client we make."""

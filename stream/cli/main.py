@@ -1,4 +1,7 @@
-"""The commands. Each reads its settings from the environment (`driftloop settings` lists them)."""
+"""The commands. Each reads its settings from the environment (`driftloop settings` lists them).
+
+What is slow to import (River, Faust) is imported by the commands that use it.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +23,8 @@ from stream.adapters.file_pipelines import load_pipeline
 from stream.adapters.kafka_topics import KafkaTopics
 from stream.cli.producing import follow
 from stream.cli.producing import produce as send
-from stream.cli.running import demo as run_demo
-from stream.cli.running import run_up
 from stream.cli.showing import prediction_line, read_status, status_view
 from stream.cli.sources import Columns, Produced, read_source
-from stream.core.guarding import warnings_for
 from stream.errors import ConfigurationError, DriftloopError, StartupRefused
 from stream.pipeline import label_fits
 from stream.settings import Settings, load_settings
@@ -60,6 +60,8 @@ def run() -> None:
 @app.command()
 def check(pipeline_file: PipelineFile) -> None:
     """Check a pipeline file without starting anything."""
+    from stream.core.guarding import warnings_for
+
     loaded = load_pipeline(pipeline_file)
     pipeline = loaded.pipeline
     try:
@@ -112,6 +114,8 @@ def up(
 
     With DRIFTLOOP_BROKERS set the workers use that Kafka and Redis; otherwise a local stack is started.
     """
+    from stream.cli.running import run_up
+
     run_up(pipeline_file, score, directory, console)
 
 
@@ -268,4 +272,6 @@ def demo(
     directory: Directory = Path(".driftloop") / "demo",
 ) -> None:
     """Start everything here, stream an example through it, show what happens, report, and stop everything."""
+    from stream.cli.running import demo as run_demo
+
     run_demo(data, events, rate, directory, console)

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from stream.adapters.file_pipelines import load_pipeline
 from stream.adapters.kafka_topics import KafkaTopics
+from stream.adapters.redis_connections import redis_client
 from stream.adapters.redis_models import RedisControl
 from stream.cli.producing import produce
 from stream.cli.showing import PipelineStatus, figure, quality_table, read_status, status_view
@@ -31,7 +32,6 @@ from stream.local.stack import Stack
 from stream.pipeline import Pipeline
 from stream.settings import Settings, load_settings
 from stream.topics import TopicNames
-from stream.worker.starting import redis_client
 
 __all__ = ["demo", "forget", "run_up", "worker_command"]
 
@@ -154,7 +154,7 @@ def forget(settings: Settings, name: str) -> int:
     """Delete a pipeline's keys in Redis; returns how many. Raises Unavailable."""
 
     async def delete() -> int:
-        client = redis_client(settings)
+        client = redis_client(**settings.redis())
         try:
             return await RedisControl(client, name).forget()
         finally:

@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from stream.adapters.kafka_topics import KafkaTopics
+from stream.adapters.redis_connections import redis_client
 from stream.adapters.redis_models import RedisControl, RedisModelStore
-from stream.core.scoring import Meta
+from stream.core.remembering import Meta
 from stream.settings import Settings
 from stream.topics import TopicNames
-from stream.worker.starting import redis_client
 
 __all__ = ["PipelineStatus", "figure", "prediction_line", "read_status", "status_view"]
 
@@ -57,7 +57,7 @@ def read_status(settings: Settings, name: str) -> PipelineStatus:
 
 
 async def _read_status(settings: Settings, name: str) -> PipelineStatus:
-    client = redis_client(settings)
+    client = redis_client(**settings.redis())
     try:
         names = TopicNames(name)
         kafka = KafkaTopics(settings.kafka(), names)

@@ -15,8 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from river import datasets
-
 from stream.errors import ConfigurationError
 from stream.pipeline import Pipeline
 
@@ -182,6 +180,8 @@ def _label(value: Any, pipeline: Pipeline, positive: str | None, number: int) ->
 
 
 def _river(name: str, pipeline: Pipeline) -> Iterator[_Row]:
+    from river import datasets  # slow to import, and rarely needed
+
     kind = getattr(datasets, name, None)
     if kind is None or not inspect.isclass(kind):
         known = ", ".join(n for n in dir(datasets) if n[0].isupper())

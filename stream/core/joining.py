@@ -14,19 +14,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
 from stream.core.records import Record
-from stream.core.remembering import NEVER_MS, Remembered
+from stream.core.remembering import NEVER_MS, Meta, Remembered
 from stream.errors import RecordRejected
 from stream.messages import Example, Label, LabelValue, Served, Source
 from stream.pipeline import Pipeline
 from stream.ports import Commit
-
-if TYPE_CHECKING:
-    from stream.core.scoring import Meta
 
 __all__ = ["Joiner"]
 

@@ -16,10 +16,20 @@ import msgspec
 from stream.messages import LabelValue
 from stream.ports import Due
 
-__all__ = ["NEVER_MS", "Agenda", "Remembered", "decode_remembered", "encode_remembered"]
+__all__ = ["NEVER_MS", "Agenda", "Meta", "Remembered", "decode_remembered", "encode_remembered"]
 
 
 NEVER_MS = 1 << 62
+
+
+class Meta(msgspec.Struct):
+    """The scalar state of one partition, stored as JSON so that an operator can read it."""
+
+    offsets: dict[str, int] = {}
+    watermark_ms: int = -1
+    example_sequence: int = 0
+    chunk_sequence: int = 0
+    counts: dict[str, int] = {}
 
 
 class Remembered(msgspec.Struct, array_like=True, gc=False):

@@ -17,13 +17,13 @@ from stream.core.features import EntityFeatures
 from stream.core.guarding import winsorise
 from stream.core.joining import Joiner
 from stream.core.records import EventParser, LabelParser, ParsedEvent, Record
-from stream.core.remembering import Agenda, Remembered, decode_remembered, encode_remembered
+from stream.core.remembering import Agenda, Meta, Remembered, decode_remembered, encode_remembered
 from stream.errors import RecordRejected
 from stream.messages import DeadLetter, Example, Label, LabelValue, ModelRef, Prediction, Source
 from stream.pipeline import Pipeline
 from stream.ports import Acquired, Commit, Due, Fetched, Outgoing
 
-__all__ = ["Batch", "LiveModel", "Meta", "Needs", "ScoreStep"]
+__all__ = ["Batch", "LiveModel", "Needs", "ScoreStep"]
 
 ERROR_HEADER = "driftloop.error."
 AGENDA_SLICES = 64  # the agenda is read in slices of the waiting time
@@ -38,16 +38,6 @@ class LiveModel(NamedTuple):
     prior: LabelValue | None = None
     prior_probabilities: dict[str, float] | None = None
     half_width: float | None = None  # of the 90 % interval of a regression's error
-
-
-class Meta(msgspec.Struct):
-    """The scalar state of one partition, stored as JSON so that an operator can read it."""
-
-    offsets: dict[str, int] = {}
-    watermark_ms: int = -1
-    example_sequence: int = 0
-    chunk_sequence: int = 0
-    counts: dict[str, int] = {}
 
 
 class Needs(NamedTuple):

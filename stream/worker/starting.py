@@ -3,69 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import hiredis
 import redis.asyncio as aioredis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from stream.adapters.kafka_publisher import KafkaPublisher
 from stream.adapters.kafka_topics import ClusterTopics, KafkaTopics
+from stream.adapters.redis_connections import redis_client
 from stream.adapters.redis_models import RedisControl, RedisModelStore
 from stream.adapters.redis_state import RedisStateStore
 from stream.core.digest import state_digest
-from stream.errors import ConfigurationError, StartupRefused, Unavailable
+from stream.errors import StartupRefused, Unavailable
 from stream.pipeline import Pipeline
 from stream.settings import Settings
 from stream.topics import TopicNames
 from stream.worker.app import WorkerApp
 from stream.worker.roles import LearnRole, ScoreRole
 
-__all__ = ["Claimed", "check_redis", "claim", "create_worker", "redis_client"]
+__all__ = ["Claimed", "check_redis", "claim", "create_worker"]
 
 REDIS_OLDEST = (6, 2)
-
-
-class _PackedInC:
-    """redis-py packs an asyncio command in Python, argument by argument; a commit has thousands."""
-
-    def pack_command(self, *args: Any) -> list[bytes]:
-        words = args[0].split() if isinstance(args[0], str) and " " in args[0] else args[:1]  # "SCRIPT LOAD"
-        return [hiredis.pack_command((*words, *args[1:]))]
-
-
-class _Connection(_PackedInC, aioredis.Connection):
-    pass
-
-
-class _TlsConnection(_PackedInC, aioredis.SSLConnection):
-    pass
-
-
-class _SocketConnection(_PackedInC, aioredis.UnixDomainSocketConnection):
-    pass
-
-
-CONNECTIONS = {"redis": _Connection, "rediss": _TlsConnection, "unix": _SocketConnection}
-
-
-def redis_client(settings: Settings) -> aioredis.Redis:
-    """A client that neither hides nor repeats a failed call: the commit protocol must see every unknown result."""
-    url = settings.redis_url.get_secret_value()
-    scheme = url.partition("://")[0]
-    if scheme not in CONNECTIONS:
-        raise ConfigurationError("DRIFTLOOP_REDIS_URL", f"{scheme}://...", "use redis://, rediss:// or unix://")
-    pool = aioredis.ConnectionPool.from_url(
-        url,
-        socket_timeout=settings.redis_timeout_s,
-        socket_connect_timeout=settings.redis_timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        health_check_interval=0,
-    )
-    pool.connection_class = CONNECTIONS[scheme]
-    return aioredis.Redis.from_pool(pool)
 
 
 async def check_redis(client: aioredis.Redis) -> None:
@@ -140,10 +98,10 @@ async def create_worker(
     settings.signing()
     names = TopicNames(pipeline.name)
     kafka = KafkaTopics(settings.kafka(), names)
-    client = redis_client(settings)
+    client = redis_client(**settings.redis())
     claimed = await claim(pipeline, settings, kafka, client)
     publisher = KafkaPublisher(settings.kafka(), names, settings.linger_ms)
-    models = RedisModelStore(redis_client(settings), pipeline.name)
+    models = RedisModelStore(redis_client(**settings.redis()), pipeline.name)
     owner: ScoreRole | LearnRole
     if role == "score":
         state = RedisStateStore(client, pipeline.name)

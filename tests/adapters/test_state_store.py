@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from stream.adapters.memory import MemoryControl, MemoryModelStore, MemoryStateStore
+from stream.adapters.redis_connections import redis_client
 from stream.adapters.redis_models import RedisControl, RedisModelStore
 from stream.adapters.redis_state import RedisStateStore
 from stream.errors import Conflict, Fenced
 from stream.ports import Commit, Due, ModelStore, StateStore
-from stream.settings import load_settings
-from stream.worker.starting import redis_client
 
 pytestmark = pytest.mark.integration
 
@@ -33,7 +32,7 @@ def against(request: pytest.FixtureRequest) -> Callable[[str, Check], None]:
         if stack is None:
             yield {"state": MemoryStateStore, "models": MemoryModelStore, "control": MemoryControl}[kind]()
             return
-        client = redis_client(load_settings(redis_url=stack.redis_url))
+        client = redis_client(stack.redis_url, timeout_s=5.0)
         try:
             yield {"state": RedisStateStore, "models": RedisModelStore, "control": RedisControl}[kind](client, name)
         finally:
@@ -244,7 +243,7 @@ def test_the_first_claim_stands(against: Any):
 
 def test_a_script_that_redis_forgot_is_loaded_again(stack: Any):
     async def check() -> None:
-        client = redis_client(load_settings(redis_url=stack.redis_url))
+        client = redis_client(stack.redis_url, timeout_s=5.0)
         store = RedisStateStore(client, "forgotten")
         lease = (await store.acquire(0)).lease
         await client.script_flush()
@@ -263,7 +262,7 @@ def test_a_full_redis_applies_nothing_of_a_commit(stack: Any):
     from stream.errors import Unavailable
 
     async def check() -> None:
-        client = redis_client(load_settings(redis_url=stack.redis_url))
+        client = redis_client(stack.redis_url, timeout_s=5.0)
         store = RedisStateStore(client, "full")
         lease = (await store.acquire(0)).lease
         await store.commit(lease, Commit(meta=b"before"))
