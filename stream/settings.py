@@ -65,6 +65,7 @@ class Settings(BaseSettings):
         config: dict[str, str | int | float | bool] = {
             "bootstrap.servers": self.brokers,
             "security.protocol": self.kafka_security_protocol,
+            "reconnect.backoff.max.ms": 1_000,  # by default a broker that came back may wait ten seconds for us
             "log_level": 0,  # failures reach the caller as exceptions; librdkafka would repeat them on the terminal
         }
         if self.kafka_security_protocol.startswith("SASL"):
