@@ -36,8 +36,13 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
         if self.name in ("events", "labels"):
             # A record far in the future would move event time for everybody: the broker refuses it.
             settings["message.timestamp.after.max.ms"] = "300000"
+        else:
+            # What is made of a record is larger than the record, and a dead letter holds it whole.
+            settings["max.message.bytes"] = str(OUTPUT_BYTES_MAX)
         return settings
 
+
+OUTPUT_BYTES_MAX = 4_000_000
 
 DECLARATIONS: dict[str, Topic] = {
     topic.name: topic

@@ -15,7 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from stream.errors import DriftloopError, Unavailable
 from stream.ports import Outgoing
-from stream.topics import TopicNames
+from stream.topics import OUTPUT_BYTES_MAX, TopicNames
 
 __all__ = ["KafkaPublisher"]
 
@@ -38,7 +38,7 @@ class KafkaPublisher:
                 "compression.type": "lz4",
                 "queue.buffering.max.messages": 1_000_000,
                 "queue.buffering.max.kbytes": 262_144,
-                "message.max.bytes": 4_000_000,
+                "message.max.bytes": OUTPUT_BYTES_MAX,
                 "partitioner": "murmur2_random",
             }
         )

@@ -83,7 +83,7 @@ class KafkaTopics:
         for name, topic in DECLARATIONS.items():
             if name not in cluster.topics:
                 raise StartupRefused(
-                    "topic_missing", f"{self._names[name]} does not exist; `driftloop topics create` makes it"
+                    "topic_missing", f"{self._names[name]} does not exist; `driftloop topics <its file>` makes it"
                 )
             self._check_count(cluster, topic)
         return cluster

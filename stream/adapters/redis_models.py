@@ -11,7 +11,9 @@ from redis.exceptions import RedisError
 from stream.errors import Conflict, Fenced, Unavailable
 from stream.ports import ShardModel
 
-__all__ = ["RedisControl", "RedisModelStore"]
+__all__ = ["EXAMPLES_FROM", "RedisControl", "RedisModelStore"]
+
+EXAMPLES_FROM = "examples_from:"  # field of the control hash, followed by the shard: where its examples begin
 
 COMMIT = """
 local stored = redis.call('HMGET', KEYS[1], 'epoch', 'offset')

@@ -26,7 +26,7 @@ return {epoch, state[1] or '0', state[2] or false, redis.call('HGETALL', KEYS[2]
 """
 
 DUE = """
-local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, 5000)
+local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', ARGV[2], ARGV[3])
 if #ids == 0 then return {} end
 return redis.call('HMGET', KEYS[2], unpack(ids))
 """
@@ -73,6 +73,8 @@ if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return 0 end
 if #ARGV > 1 then redis.call('HDEL', KEYS[2], unpack(ARGV, 2)) end
 return 1
 """
+
+DUE_PAGE = 5_000  # what one call returns: a script can unpack no more than some 8,000 values
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode_due = msgspec.msgpack.Decoder(Due).decode
@@ -122,9 +124,14 @@ class RedisStateStore:
             pipe.hmget(self._key(partition, "remembered"), event_ids)
         if due_until_ms is not None:
             keys = [self._key(partition, "due"), self._key(partition, "chunks")]
-            pipe.evalsha(self._due.sha, 2, *keys, due_until_ms)
+            pipe.evalsha(self._due.sha, 2, *keys, due_until_ms, 0, DUE_PAGE)
         try:
             answers = await pipe.execute() if len(pipe) else []
+            while due_until_ms is not None and len(answers[-1]) % DUE_PAGE == 0 and len(answers[-1]) >= DUE_PAGE:
+                page = await self._due(keys=keys, args=[due_until_ms, len(answers[-1]), DUE_PAGE])
+                if not page:
+                    break
+                answers[-1] = answers[-1] + page
         except NoScriptError:  # Redis was restarted: its script cache is empty
             await self._client.script_load(DUE)
             return await self.fetch(

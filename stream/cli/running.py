@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import shutil
 import signal
@@ -22,7 +23,7 @@ from rich.text import Text
 from stream.adapters.file_pipelines import load_pipeline
 from stream.adapters.kafka_topics import KafkaTopics
 from stream.adapters.redis_connections import redis_client
-from stream.adapters.redis_models import RedisControl
+from stream.adapters.redis_models import EXAMPLES_FROM, RedisControl
 from stream.cli.producing import produce
 from stream.cli.showing import PipelineStatus, figure, quality_table, read_status, status_view
 from stream.cli.sources import Columns, read_source
@@ -81,8 +82,11 @@ def run_up(pipeline_file: Path, score: int, directory: Path, console: Console) -
         if own_servers:
             with Stack(directory, say=lambda text: console.print(text, style="dim")) as stack:
                 os.environ.update({k: v for k, v in stack.environment().items() if k.startswith("DRIFTLOOP_")})
-                (directory / "environment").write_text(_exports())
-                console.print(f"in another terminal: [bold]source {directory / 'environment'}[/]", highlight=False)
+                environment = directory / "environment"  # holds the signing key
+                environment.touch(mode=0o600)
+                environment.chmod(0o600)
+                environment.write_text(_exports())
+                console.print(f"in another terminal: [bold]source {environment}[/]", highlight=False)
                 _supervise(pipeline, pipeline_file, score, directory, stack.reaper, stop, console)
             return
         directory.mkdir(parents=True, exist_ok=True)
@@ -151,16 +155,40 @@ def _restart(child: Child, failures: list[float], console: Console) -> None:
 
 
 def forget(settings: Settings, name: str) -> int:
-    """Delete a pipeline's keys in Redis; returns how many. Raises Unavailable."""
+    """Delete a pipeline's keys in Redis; returns how many. Raises Unavailable.
+
+    Examples are numbered from one again, so a new learner must not read those that lie in the log: where they end is noted.
+    """
+    kafka = KafkaTopics(settings.kafka(), TopicNames(name))
+    examples = kafka.describe().topics.get("examples")
+    shards = range(examples.partitions if examples else 0)
+    ends = {f"{EXAMPLES_FROM}{shard}": str(kafka.offsets("examples", shard)[1]) for shard in shards}
 
     async def delete() -> int:
         client = redis_client(**settings.redis())
         try:
-            return await RedisControl(client, name).forget()
+            control = RedisControl(client, name)
+            count = await control.forget()
+            if ends:
+                await control.claim(ends)
+            return count
         finally:
             await client.aclose()
 
     return asyncio.run(delete())
+
+
+def _start_from_nothing(directory: Path) -> None:
+    """Raises ConfigurationError for a directory that is not a stack's: it may be anybody's."""
+    if directory.exists() and any(directory.iterdir()):
+        if not (directory / "lock").exists():
+            raise ConfigurationError("--directory", str(directory), "is not empty and not a demo's; name another one")
+        with (directory / "lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return  # in use: the stack will say by whom
+            shutil.rmtree(directory)
 
 
 # -- demo ----------------------------------------------------------------------------------------------------------------
@@ -175,7 +203,7 @@ def demo(data: str, events: int, rate: float | None, directory: Path, console: C
     pipeline_file = examples / chosen.pipeline
     source = str(examples / chosen.source) if chosen.source.endswith(".py") else chosen.source
     pipeline = load_pipeline(pipeline_file).pipeline
-    shutil.rmtree(directory, ignore_errors=True)  # a demo starts from nothing
+    _start_from_nothing(directory)
     with interruptible() as stop, Stack(directory, say=lambda t: console.print(t, style="dim")) as stack:
         os.environ.update({k: v for k, v in stack.environment().items() if k.startswith("DRIFTLOOP_")})
         settings = load_settings()

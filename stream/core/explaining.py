@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
-from river import compose, ensemble, forest, linear_model, preprocessing, tree
+from river import compose, ensemble, forest, linear_model, optim, preprocessing, tree
 
 from stream.core.explaining_trees import ClassifierWalk, RegressorWalk, forest_vote, tree_vote
 from stream.core.generating import FEATURES_MAX, each, unrolled
@@ -61,7 +61,7 @@ def compile_scorer(model: Any, task: str, *, explained_top: int, threshold: floa
         return _anomaly(model, threshold)
     if task == "regression":
         return _regression(model, final, steps[:-1], transform, top)
-    if type(final) is linear_model.LogisticRegression and task == "binary":
+    if type(final) is linear_model.LogisticRegression and task == "binary" and type(final.loss) is optim.losses.Log:
         return _log_odds(_linear(final, steps[:-1], transform, "log_odds", top), threshold)
     if type(final) is linear_model.SoftmaxRegression and top and task == "multiclass":
         return _softmax(final, transform, top)
@@ -241,21 +241,22 @@ def _share_of_true(probabilities: dict[Any, float]) -> float:
         raise ValueError("the model's probabilities are not finite")
     if total <= 0.0:
         return 0.5
-    return true if total == 1.0 else true / total
+    return float(true if total == 1.0 else true / total)
 
 
 def _named(probabilities: dict[Any, float]) -> dict[str, float]:
     """Under the names that labels have in JSON."""
     if not all(map(math.isfinite, probabilities.values())):
         raise ValueError("the model's probabilities are not finite")
-    return {str(label): p for label, p in probabilities.items()}
+    return {str(label): float(p) for label, p in probabilities.items()}
 
 
 # -- numbers -------------------------------------------------------------------------------------------------------------
 
 
 def _regression(model: Any, final: Any, transformers: list[Any], transform: Transform, top: int) -> Scorer:
-    if type(final) is linear_model.LinearRegression:
+    # Most losses leave the raw prediction as it is; Poisson, for one, does not.
+    if type(final) is linear_model.LinearRegression and type(final.loss).mean_func is optim.losses.Squared.mean_func:
         raw = _linear(final, transformers, transform, "value", top)
 
         def linear(x: dict[str, Any]) -> Answer:

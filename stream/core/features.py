@@ -176,9 +176,23 @@ class EntityFeatures:
                     f"the state of {feature.name!r} has {size} bytes; state_bytes_max is {feature.state_bytes_max}",
                 )
             states.append(new)
-            values.append(value)
+            values.append(_plain(feature.name, value))
         state[self._custom_at :] = states
         return values
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A value that a model and msgpack can take. NumPy's floats are Python's own; anything else is refused."""
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return float(value)
+        raise RecordRejected("entity_feature_failed", f"entity feature {name!r} is not finite")
+    if value is None or type(value) in (int, bool, str):
+        return value
+    raise RecordRejected(
+        "entity_feature_failed",
+        f"entity feature {name!r} is of type {type(value).__name__}; return a float, int, bool, str or None",
+    )
 
 
 # Each kind's value from its window, as source text.

@@ -64,6 +64,9 @@ def parts_of(model: Any) -> Iterator[tuple[str, Any]]:
         if _is(part, base.Ensemble):
             stack += [(f"{name}[{i}]", member) for i, member in enumerate(part)]
             stack += [(f"{name}.background", m) for m in getattr(part, "_background", None) or () if m is not None]
+        classifiers = getattr(part, "classifiers", None)  # one against the rest
+        if isinstance(classifiers, dict):
+            stack += [(f"{name}[{label}]", member) for label, member in classifiers.items()]
         for attribute in ("model", "classifier", "regressor", "anomaly_detector", "transformer"):
             inner = getattr(part, attribute, None)
             if isinstance(inner, base.Estimator):

@@ -7,6 +7,7 @@ after an example depends only on the examples before it, so a crash replays from
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -68,6 +69,7 @@ class LearnStep:
         self._shard = shard
         self._keys = list(keys)
         self._configuration = configuration
+        self._names = (*pipeline.declared, *(feature.name for feature in pipeline.entity_features))
         self._extra_allowed = extra_allowed
         self._evaluation = Evaluation(pipeline.task, window=window)
         self._baselines = Baselines(pipeline.task)
@@ -98,15 +100,7 @@ class LearnStep:
         """Go on from a snapshot. Raises SnapshotRefused."""
         sealed = unseal(data, self._keys)
         header = sealed.header
-        if header.pipeline != self._pipeline.name or header.shard != self._shard:
-            raise SnapshotRefused(
-                "snapshot_of_another_pipeline", f"it belongs to {header.pipeline!r}, shard {header.shard}"
-            )
-        if header.configuration != self._configuration:
-            raise SnapshotRefused(
-                "snapshot_of_another_configuration",
-                f"made with configuration {header.configuration}, this is {self._configuration}",
-            )
+        _check_origin(header, self._pipeline.name, self._shard, self._configuration)
         self._use(load_model(sealed.model, extra_allowed=self._extra_allowed))
         state = _state_of(sealed)
         self._evaluation = Evaluation.from_state(state.evaluation)
@@ -139,6 +133,8 @@ class LearnStep:
             raise RecordRejected("example_invalid", "not an example as schemas/examples.json describes it") from None
         if not label_fits(self._pipeline.task, example.label):
             raise RecordRejected("label_type", f"the label does not fit the task {self._pipeline.task!r}")
+        if tuple(example.features) != self._names:
+            raise RecordRejected("features_differ", "the example's features are not those that the pipeline declares")
         return example
 
     def _example(self, example: Example) -> None:
@@ -216,7 +212,9 @@ class LearnStep:
         self._use(load_model(self._good, extra_allowed=self._extra_allowed))
         for example in examples:
             before = dump_model(self.model)
-            self._learner.learn(example.features, example.label)
+            # One that failed the first time fails again, and was counted then.
+            with suppress(Exception):
+                self._learner.learn(example.features, example.label)
             if first_not_finite(self.model) is not None:
                 self._use(load_model(before, extra_allowed=self._extra_allowed))
                 self._count("updates_refused")
@@ -247,9 +245,28 @@ def _state_of(sealed: Sealed) -> LearnState:
     return msgspec.msgpack.decode(sealed.state, type=LearnState)
 
 
+def _check_origin(header: SnapshotHeader, pipeline: str, shard: int, configuration: str) -> None:
+    if header.pipeline != pipeline or header.shard != shard:
+        raise SnapshotRefused(
+            "snapshot_of_another_pipeline", f"it belongs to {header.pipeline!r}, shard {header.shard}"
+        )
+    if header.configuration != configuration:
+        raise SnapshotRefused(
+            "snapshot_of_another_configuration",
+            f"made with configuration {header.configuration}, this is {configuration}",
+        )
+
+
 def open_for_serving(
-    data: bytes, keys: Sequence[bytes], extra_allowed: frozenset[str] = frozenset()
+    data: bytes,
+    keys: Sequence[bytes],
+    *,
+    pipeline: str,
+    shard: int,
+    configuration: str,
+    extra_allowed: frozenset[str] = frozenset(),
 ) -> tuple[SnapshotHeader, Any, Serving]:
     """What a scorer takes from a snapshot: header, model, and what the baselines knew. Raises SnapshotRefused."""
     sealed = unseal(data, list(keys))
+    _check_origin(sealed.header, pipeline, shard, configuration)
     return sealed.header, load_model(sealed.model, extra_allowed=extra_allowed), _state_of(sealed).serving

@@ -26,7 +26,8 @@ from stream.ports import Acquired, Commit, Due, Fetched, Outgoing
 __all__ = ["Batch", "LiveModel", "Needs", "ScoreStep"]
 
 ERROR_HEADER = "driftloop.error."
-AGENDA_SLICES = 64  # the agenda is read in slices of the waiting time
+AGENDA_SLICES = 64  # the agenda is read in slices of the waiting time ...
+AGENDA_SLICE_MAX_MS = 60_000  # ... and never further ahead, so that memory does not grow with the waiting time
 
 
 class LiveModel(NamedTuple):
@@ -113,7 +114,7 @@ class ScoreStep:
                 event_ids[item[1].event_id] = None
         due_until_ms = None
         if batch.watermark_ms > self._agenda.loaded_until_ms:
-            due_until_ms = batch.watermark_ms + self._joiner.first_due_ms // AGENDA_SLICES
+            due_until_ms = batch.watermark_ms + min(AGENDA_SLICE_MAX_MS, self._joiner.first_due_ms // AGENDA_SLICES)
         wanted = list(entities) if self._features.names else []
         return Needs(self._generation(), wanted, list(event_ids), due_until_ms)
 
@@ -169,6 +170,8 @@ class ScoreStep:
         self._events += 1
         first = self._known.get(event_id)
         if first is not None:
+            if first.entity_id != event.entity_id:
+                raise RecordRejected("event_key_mismatch", "this event_id was seen under another key")
             self._repeat(record, event, first)
             return
         x = event.features
@@ -217,10 +220,13 @@ class ScoreStep:
                 self._early_label(early, remembered)
 
     def _answer(self, record: Record, prediction: Prediction) -> None:
+        try:
+            value = _encode_json(prediction)
+        except (TypeError, ValueError, OverflowError) as error:
+            model = prediction.model.version
+            raise RecordRejected("model_failed", f"the answer of model {model} cannot be written as JSON") from error
         self._predictions += 1
-        self._out.append(
-            Outgoing("predictions", record.partition, record.key, _encode_json(prediction), record.timestamp_ms)
-        )
+        self._out.append(Outgoing("predictions", record.partition, record.key, value, record.timestamp_ms))
 
     def _history(self, event: ParsedEvent) -> dict[str, Any]:
         """The entity's features before this event; then the event becomes part of the history."""

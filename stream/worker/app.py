@@ -10,7 +10,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 import faust
@@ -116,8 +116,7 @@ async def run(app: WorkerApp) -> int:
         loop.add_signal_handler(number, app.ended.set)
     loop.add_signal_handler(signal.SIGUSR1, _print_tasks)
     try:
-        await app.ownership.start(app)  # type: ignore[attr-defined]
-        if not app.ended.is_set():
+        if await _until_ended(app, app.ownership.start(app)):  # type: ignore[attr-defined]
             # Faust's start waits for the first assignment, and that may fail or never come.
             tasks = [asyncio.create_task(app.start()), asyncio.create_task(_faust_crash(app))]
             tasks[0].add_done_callback(app.started_or_failed)
@@ -130,6 +129,21 @@ async def run(app: WorkerApp) -> int:
     finally:
         await _stop(app)
     return _exit_code(app.failure)
+
+
+async def _until_ended(app: WorkerApp, start: Coroutine[Any, Any, None]) -> bool:
+    """Whether the start was finished before the worker was told to end: it may wait for servers or for a first model."""
+    starting = asyncio.create_task(start)
+    ended = asyncio.create_task(app.ended.wait())
+    await asyncio.wait({starting, ended}, return_when=asyncio.FIRST_COMPLETED)
+    ended.cancel()
+    while not starting.done():  # redis-py may swallow a cancellation
+        starting.cancel()
+        await asyncio.wait({starting}, timeout=0.2)
+    if app.ended.is_set():
+        return False
+    starting.result()
+    return True
 
 
 def _exit_code(failure: BaseException | None) -> int:

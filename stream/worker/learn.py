@@ -65,7 +65,7 @@ class LearnShard(Owner):
     @property
     def offsets(self) -> dict[str, int]:
         """Up to where the stored snapshot has learned."""
-        return {"examples": max(self._committed_offset, 0)}
+        return {"examples": max(self._committed_offset, self.started.get("examples", 0))}
 
     async def run(self) -> None:
         """Work until stopped. Raises Fenced, Conflict."""

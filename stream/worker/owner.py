@@ -39,12 +39,14 @@ class Owner:
     def __init__(self) -> None:
         self._queue: deque[Record] = deque()  # records that hold back fetching until they are processed
         self._fetched_until: dict[str, int] = {}
+        self.started: dict[str, int] = {}  # where reading began, by topic
         self._arrived = asyncio.Event()
         self._stopping = False
         self._abandoned = False
         self._taken = 0
         self.paused: frozenset[str] = frozenset()  # topics not to be fetched for now
         self.commits = 0
+        self.idle = False  # waiting for records, not for a server
 
     @property
     def offsets(self) -> Mapping[str, int]:
@@ -100,6 +102,8 @@ class Owner:
 
     async def _arrival(self, timeout_s: float | None) -> None:
         """Wait until records came, or so long. Not `wait_for`: Python 3.11's may swallow a cancellation."""
+        self.idle = True
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._arrived.wait()
+        self.idle = False

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 STOP_S = 5.0  # for the micro-batch that is under way
 FINISH_S = 10.0  # for what it publishes
+REVOCATION_S = 5.0  # beyond the session time-out, for Kafka to give a fenced partition to somebody else
 
 
 class _Role:
@@ -61,7 +62,8 @@ class _Role:
         for number in sorted({partition for _, partition in partitions}):
             owned, stored = await self._acquire(number)
             for topic in self.topics:
-                offsets[self._names[topic], number] = await self._checked(topic, number, stored.get(topic))
+                start = await self._checked(topic, number, stored.get(topic))
+                offsets[self._names[topic], number] = owned.started[topic] = start
             self._owned[number] = owned
             self._tasks[number] = asyncio.create_task(self._drive(number, owned), name=f"{self.name}-{number}")
         log.info("owns partitions %s", sorted(self._owned))
@@ -118,7 +120,14 @@ class _Role:
         except Fenced as error:
             log.warning("%s; what this worker held of it is dropped", error, extra={"code": "fenced"})
             owned.abandon()
+            self._background.append(asyncio.create_task(self._expect_revocation(number, owned, error)))
         except Exception as error:  # noqa: BLE001 - whatever it was, the worker must not go on half alive
+            self._app.fail(error)
+
+    async def _expect_revocation(self, number: int, owned: Owner, error: Fenced) -> None:
+        """A new owner in Redis without one in Kafka (the state was deleted, or a stale replica serves it): nobody works."""
+        await asyncio.sleep(self._settings.session_timeout_ms / 1e3 + REVOCATION_S)
+        if self._owned.get(number) is owned:
             self._app.fail(error)
 
     async def _release(self, number: int) -> None:
@@ -169,14 +178,20 @@ class _Role:
             lag += max(0, consumer.highwater(TP(topic, partition)) - offset)
         return lag
 
+    def _log_ends(self) -> int:
+        return sum(self._app.consumer.highwater(TP(*partition)) for partition in self.offsets())
+
     async def _watchdog(self) -> None:
         """Lag but no progress for too long: end the worker, so that its supervisor starts a fresh one."""
-        progress, since_s = -1, time.monotonic()
+        progress, since_s, ends = -1, time.monotonic(), 0
         while True:
             await asyncio.sleep(min(1.0, self._settings.watchdog_s / 4))
             now = self.taken() + sum(owned.commits for owned in self._owned.values())
-            if now != progress or not self._owned or not self._lag():
-                progress, since_s = now, time.monotonic()
+            busy = not all(owned.idle for owned in self._owned.values())
+            # A log whose end does not move may end with transaction markers, which nobody delivers: not a lag of ours.
+            moved = self._log_ends() > ends
+            if now != progress or not self._owned or not self._lag() or not (busy or moved):
+                progress, since_s, ends = now, time.monotonic(), self._log_ends()
             elif time.monotonic() - since_s > self._settings.watchdog_s:
                 self._app.fail(
                     DriftloopError(f"watchdog: lag {self._lag()} and no progress for {self._settings.watchdog_s:.0f} s")
@@ -198,16 +213,18 @@ class ScoreRole(_Role):
         publisher: Publisher,
         store: StateStore,
         models: ModelStore,
+        configuration: str,
         extra_allowed: frozenset[str],
     ) -> None:
         super().__init__(pipeline, settings, kafka, publisher)
+        self._configuration = configuration
         self._store = store
         self._models = models
         self._extra_allowed = extra_allowed
         self._live: LiveModel | None = None
 
     async def start(self, app: Any) -> None:
-        await self._first_model(app)
+        await self._first_model()
         await super().start(app)
         self._background.append(asyncio.create_task(self._follow_model()))
 
@@ -216,16 +233,17 @@ class ScoreRole(_Role):
         await self._store.close()
         await self._models.close()
 
-    async def _first_model(self, app: Any) -> None:
-        deadline = time.monotonic() + self._settings.model_wait_s
-        while self._live is None and not app.ended.is_set():
-            await self._refresh()
-            if self._live is None:
-                if time.monotonic() > deadline:
-                    raise StartupRefused(
-                        "no_model", f"no learn worker has published a model of {self._pipeline.name!r}; start one"
-                    )
-                await asyncio.sleep(self._settings.model_poll_ms / 1e3)
+    async def _first_model(self) -> None:
+        try:
+            async with asyncio.timeout(self._settings.model_wait_s):
+                await self._refresh()
+                while self._live is None:
+                    await asyncio.sleep(self._settings.model_poll_ms / 1e3)
+                    await self._refresh()
+        except TimeoutError:
+            raise StartupRefused(
+                "no_model", f"no learn worker has published a model of {self._pipeline.name!r}; start one"
+            ) from None
 
     async def _follow_model(self) -> None:
         poll_s = self._settings.model_poll_ms / 1e3
@@ -249,8 +267,15 @@ class ScoreRole(_Role):
             self._live = await asyncio.to_thread(self._ready, data)
 
     def _ready(self, data: bytes) -> LiveModel:
-        header, model, serving = open_for_serving(data, self._settings.signing(), self._extra_allowed)
         pipeline = self._pipeline
+        header, model, serving = open_for_serving(
+            data,
+            self._settings.signing(),
+            pipeline=pipeline.name,
+            shard=0,
+            configuration=self._configuration,
+            extra_allowed=self._extra_allowed,
+        )
         scorer = compile_scorer(
             model, pipeline.task, explained_top=pipeline.explained_top, threshold=pipeline.threshold
         )
@@ -305,9 +330,11 @@ class LearnRole(_Role):
         publisher: Publisher,
         models: ModelStore,
         configuration: str,
+        examples_from: Mapping[int, int],
         extra_allowed: frozenset[str],
     ) -> None:
         super().__init__(pipeline, settings, kafka, publisher)
+        self._examples_from = examples_from
         self._models = models
         self._configuration = configuration
         self._extra_allowed = extra_allowed
@@ -335,3 +362,10 @@ class LearnRole(_Role):
             crash_point=self._crash_point,
         )
         return owned, await owned.acquire()
+
+    async def _checked(self, topic: str, number: int, stored: int | None) -> int:
+        """Without a snapshot: from where the last reset left off; older examples count from another beginning."""
+        start = await super()._checked(topic, number, stored)
+        if stored is not None:
+            return start
+        return max(start, min(self._examples_from.get(number, 0), self._ends[topic, number]))

@@ -87,7 +87,7 @@ class ScorePartition(Owner):
     def offsets(self) -> dict[str, int]:
         """The next offset to read of each topic."""
         stored = self._step.meta.offsets
-        return {topic: stored.get(topic, 0) for topic in ("events", "labels")}
+        return {topic: stored.get(topic, self.started.get(topic, 0)) for topic in ("events", "labels")}
 
     def _accept(self, topic: str, records: Sequence[Record]) -> None:
         if topic == "events":

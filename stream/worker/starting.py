@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from stream.adapters.kafka_publisher import KafkaPublisher
 from stream.adapters.kafka_topics import ClusterTopics, KafkaTopics
 from stream.adapters.redis_connections import redis_client
-from stream.adapters.redis_models import RedisControl, RedisModelStore
+from stream.adapters.redis_models import EXAMPLES_FROM, RedisControl, RedisModelStore
 from stream.adapters.redis_state import RedisStateStore
 from stream.core.digest import state_digest
 from stream.errors import StartupRefused, Unavailable
@@ -49,6 +49,7 @@ class Claimed(NamedTuple):
 
     configuration: str
     cluster: ClusterTopics
+    examples_from: dict[int, int]  # by shard: where the examples of this state begin, after a reset
 
 
 async def claim(pipeline: Pipeline, settings: Settings, kafka: KafkaTopics, client: aioredis.Redis) -> Claimed:
@@ -64,7 +65,8 @@ async def claim(pipeline: Pipeline, settings: Settings, kafka: KafkaTopics, clie
     wanted["partitions"] = str(cluster.topics["events"].partitions)
     stored = await RedisControl(client, pipeline.name).claim(wanted)
     _compare(pipeline.name, wanted, stored)
-    return Claimed(configuration, cluster)
+    starts = {key: int(value) for key, value in stored.items() if key.startswith(EXAMPLES_FROM)}
+    return Claimed(configuration, cluster, {int(key.rpartition(":")[2]): start for key, start in starts.items()})
 
 
 def _compare(name: str, wanted: dict[str, str], stored: object) -> None:
@@ -105,9 +107,11 @@ async def create_worker(
     owner: ScoreRole | LearnRole
     if role == "score":
         state = RedisStateStore(client, pipeline.name)
-        owner = ScoreRole(pipeline, settings, kafka, publisher, state, models, extra_allowed)
+        owner = ScoreRole(pipeline, settings, kafka, publisher, state, models, claimed.configuration, extra_allowed)
     else:
         await client.aclose()
-        owner = LearnRole(pipeline, settings, kafka, publisher, models, claimed.configuration, extra_allowed)
+        owner = LearnRole(
+            pipeline, settings, kafka, publisher, models, claimed.configuration, claimed.examples_from, extra_allowed
+        )
     topics = {topic: names[topic] for topic in owner.topics}
     return WorkerApp(f"{pipeline.name}-{role}", owner, topics, settings)

@@ -165,6 +165,20 @@ def test_due_chunks_come_in_time_order_up_to_a_time(against: Any):
     against("state", check)
 
 
+def test_more_due_chunks_than_one_call_returns(against: Any):
+    count = 12_000
+
+    async def check(store: StateStore) -> None:
+        lease = (await store.acquire(0)).lease
+        chunks = [Due(b"%d" % at, at // 3, [(at // 3, "e")]) for at in range(count)]
+        await store.commit(lease, Commit(meta=b"", due_add=chunks))
+        fetched = await store.fetch(0, generation=0, entities=[], event_ids=[], due_until_ms=count)
+        assert {due.chunk for due in fetched.due} == {due.chunk for due in chunks}
+        assert len(fetched.due) == count
+
+    against("state", check)
+
+
 def test_the_outbox_is_trimmed_by_commits_and_by_trim(against: Any):
     async def check(store: StateStore) -> None:
         lease = (await store.acquire(0)).lease

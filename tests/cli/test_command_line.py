@@ -110,7 +110,9 @@ def test_a_csv_becomes_predictions_labels_and_a_status(world: World, tmp_path: P
     assert "forgot" not in driftloop("reset", CARDS, world=world, code=1)
     world.stop_workers()
     assert "forgot" in driftloop("reset", CARDS, "--yes", world=world)
-    assert not world.redis.keys(f"{{{world.name}:*")
+    control = f"{{{world.name}:control}}".encode()
+    assert world.redis.keys(f"{{{world.name}:*") == [control]
+    assert world.redis.hgetall(control) == {b"examples_from:0": b"801"}  # a new learner begins behind the old examples
 
 
 def test_json_lines_and_a_rate(world: World, tmp_path: Path):

@@ -108,6 +108,15 @@ def test_a_regression_is_rivers_and_its_contributions_add_up(name):
             assert total == pytest.approx(answer.prediction, rel=1e-9)
 
 
+def test_a_loss_with_its_own_mean_is_scored_as_river_does():
+    model = linear_model.LinearRegression(loss=optim.losses.Poisson())
+    for i in range(50):
+        model.learn_one({"a": 1.0}, float(i % 3))
+    answer = compile_scorer(model, "regression", explained_top=ALL)({"a": 1.0})
+    assert answer.prediction == model.predict_one({"a": 1.0})
+    assert answer.explanation is None
+
+
 @pytest.mark.parametrize("name", BINARY)
 def test_a_fresh_binary_model_is_undecided(name):
     x, _ = next(iter(datasets.Phishing()))

@@ -158,7 +158,7 @@ def test_an_update_that_breaks_a_weight_is_refused_and_nothing_else_is_lost():
     status = report(step)
     assert status["counts"]["updates_refused"] >= 1
     assert status["counts"]["updates_refused"] + status["counts"]["learned"] == 10
-    _, model, _ = open_for_serving(step.snapshot()[0], [KEY])
+    _, model, _ = open_for_serving(step.snapshot()[0], [KEY], pipeline=step._pipeline.name, shard=0, configuration="c")
     assert abs(model.predict_one({"amount": 0.0})) < 1e300
 
 
@@ -233,7 +233,28 @@ def test_a_regression_says_how_wide_its_error_is():
                            model=lambda p: linear_model.LinearRegression())  # fmt: skip
     step = step_of(pipeline)
     step.step([example(i, label=float(i % 10), served=Served("b@0", 0.0)) for i in range(50)])
-    _, _, serving = open_for_serving(step.snapshot()[0], [KEY])
+    _, _, serving = open_for_serving(
+        step.snapshot()[0], [KEY], pipeline=step._pipeline.name, shard=0, configuration="c"
+    )
     assert serving.half_width == 9.0
     assert serving.persistence == 9.0
     assert serving.prior == pytest.approx(4.5)
+
+
+def test_an_example_with_other_features_is_a_dead_letter():
+    step = step_of()
+    (dead,) = step.step([example(0, features={"amount": 1.0, "zzz": 2.0})])
+    assert dict(dead.headers)["driftloop.error.code"] == b"features_differ"
+    assert "learned" not in step.counts
+
+
+@pytest.mark.parametrize(
+    ("other", "code"),
+    [({"pipeline": "x"}, "another_pipeline"), ({"shard": 1}, "another_pipeline"),
+     ({"configuration": "d"}, "another_configuration")],
+)  # fmt: skip
+def test_a_scorer_refuses_a_snapshot_of_something_else(other, code):
+    wanted = {"pipeline": "cards", "shard": 0, "configuration": "c", **other}
+    with pytest.raises(SnapshotRefused) as caught:
+        open_for_serving(step_of().snapshot()[0], [KEY], **wanted)
+    assert code in caught.value.code

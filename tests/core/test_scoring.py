@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from river import linear_model
+from river import base, linear_model
 
 from stream import Explain, Labels, entity, number
 from stream.core.records import Record
@@ -293,3 +295,43 @@ def test_the_cut_into_batches_changes_nothing(
     records = build_stream(steps)
     one_by_one = run(pipeline, [[record] for record in records])
     assert flat(run(pipeline, cut(records, sizes))) == flat(one_by_one)
+
+
+# -- what a user's code or a foreign producer may do --------------------------------------------------------------------
+
+
+def test_an_event_id_under_another_key_is_no_repeat_of_the_first():
+    outcome = feed(event(0, "e", key="card-1"), event(1, "e", key="card-2"), event(2, "e", key="card-1"))
+    assert outcome.codes() == ["event_key_mismatch"]
+    assert [p.get("duplicate_of") is not None for p in outcome.values("predictions")] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("value", "dead"),
+    [(np.float64(0.5), []), (1, []), ("word", []), (np.int64(3), ["entity_feature_failed"]),
+     (math.inf, ["entity_feature_failed"]), ([1.0], ["entity_feature_failed"])],
+)  # fmt: skip
+def test_a_value_of_a_users_function_is_checked(value, dead):
+    def function(state: Any, features: Any, occurred_at_ms: int) -> tuple[Any, Any]:
+        return state, value
+
+    pipeline = pipeline_of(entity_features=[entity.custom("mine", function, initial=0)])
+    outcome = run(pipeline, [[event(0), event(1)]], live_model(pipeline, linear_model.LogisticRegression()))
+    assert outcome.codes() == 2 * dead
+    assert len(outcome.of("predictions")) == (0 if dead else 2)
+
+
+class NumpyModel(base.Classifier):
+    """Answers as a wrapped scikit-learn model would."""
+
+    def learn_one(self, x: Any, y: Any) -> None:
+        """Nothing."""
+
+    def predict_proba_one(self, x: Any) -> Any:
+        return {False: np.float64(0.25), True: np.float32(0.75)}
+
+
+def test_numpy_probabilities_are_written_as_numbers():
+    pipeline = pipeline_of()
+    outcome = run(pipeline, [[event(0)]], live_model(pipeline, NumpyModel()))
+    assert outcome.values("predictions")[0]["probabilities"] == {"false": 0.25, "true": 0.75}

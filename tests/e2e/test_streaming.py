@@ -8,6 +8,7 @@ import jsonschema
 import msgspec
 import pytest
 
+from stream.cli.running import forget
 from stream.contracts import schema_for
 from stream.local.process import Child
 from tests.support.oracles import examine
@@ -97,3 +98,21 @@ def test_two_workers_share_the_partitions(make_world: Callable[..., World]):
 def _owned(worker: Child) -> list[str]:
     lines = [line for line in worker.tail(100).splitlines() if "owns partitions [" in line]
     return lines[-1].partition("[")[2].partition("]")[0].replace(",", " ").split() if lines else []
+
+
+def test_after_a_reset_every_example_is_learned_once_more(world: World):
+    """Examples are numbered from one again; those of the time before lie in the log and must not be taken for them."""
+    world.produce(card_stream(1_500))
+    world.start("learn")
+    world.start("score")
+    world.wait_settled()
+    first = world.status().learner["counts"]["learned"]  # type: ignore[index]
+    world.stop_workers()
+    forget(world.settings, world.name)
+    world.start("learn")
+    world.start("score")
+    world.wait_settled()
+    counts = world.status().learner["counts"]  # type: ignore[index]
+    assert counts["learned"] == first > 1_000
+    assert "repeats" not in counts
+    world.stop_workers()

@@ -65,4 +65,5 @@ def test_redis_flushed_under_a_worker_ends_it(world: World):
     for key in world.redis.keys(f"{{{world.name}:*}}:state"):
         world.redis.delete(key)
     score = world.workers[1]
-    world.wait(lambda: not score.running() or "is over" in score.log_path.read_text(), "the worker to give up")
+    world.wait(lambda: not score.running(), "the worker to end")
+    assert "is over" in score.log_path.read_text()

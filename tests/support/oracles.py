@@ -112,7 +112,9 @@ def model_versions(world: World, examples: list[Record], versions: set[str]) -> 
     built = {}
     for offset in wanted:
         step.step(examples[step.offset : offset])
-        header, model, serving = open_for_serving(step.snapshot()[0], keys)
+        header, model, serving = open_for_serving(
+            step.snapshot()[0], keys, pipeline=world.pipeline.name, shard=0, configuration=step._configuration
+        )
         scorer = compile_scorer(
             model, world.pipeline.task, explained_top=world.pipeline.explained_top, threshold=world.pipeline.threshold
         )
