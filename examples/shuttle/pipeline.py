@@ -6,7 +6,9 @@ from stream import Labels, Pipeline
 
 
 def build(params):
-    return preprocessing.MinMaxScaler() | anomaly.HalfSpaceTrees(n_trees=15, height=8, seed=params["seed"])
+    detector = preprocessing.MinMaxScaler() | anomaly.HalfSpaceTrees(n_trees=15, height=8, seed=params["seed"])
+    # What lies above the quantile is flagged, and not learned as if it were normal.
+    return anomaly.QuantileFilter(detector, q=0.93)
 
 
 pipeline = Pipeline(
@@ -14,6 +16,5 @@ pipeline = Pipeline(
     task="anomaly",
     features={f"f{number}": int for number in range(1, 10)},
     model=build,
-    threshold=0.9,
     labels=Labels(wait="1h"),
 )
