@@ -40,7 +40,7 @@ def test_events_become_predictions_and_labels_a_better_model(world: World):
 
 COMMON = [
     "on_time_labels", "early_labels", "correction_labels", "duplicate_labels", "duplicate_events",
-    "labels_kept_early", "forgotten", "dead_letters.label_without_event",
+    "labels_kept_early", "forgotten", "dead_letters.label_without_event", "dead_letters.event_key_mismatch",
 ]  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def test_every_label_case(make_world: Callable[..., World], missing: str, cases:
     verdict = examine(world)
     for case in [*COMMON, *cases]:
         assert verdict.counts[case] > 20, (case, verdict.counts)
-    assert set(verdict.dead_letters) <= {"label_without_event", "label_key_mismatch"}
+    assert set(verdict.dead_letters) <= {"label_without_event", "label_key_mismatch", "event_key_mismatch"}
 
 
 def test_poison_at_ten_percent(world: World):

@@ -186,6 +186,8 @@ def card_stream(
     start_ms = int(time.time() * 1_000) - 3_600_000 - events * 1_000
     timed: list[tuple[int, int, str, int, bytes, bytes]] = []  # (time, order, topic, partition, key, value)
 
+    cards_of: dict[int, int] = {}
+
     def add(at_ms: int, topic: str, card: int, value: bytes) -> None:
         timed.append((at_ms, len(timed), topic, card % partitions, f"card-{card}".encode(), value))
 
@@ -200,7 +202,13 @@ def card_stream(
             add(at_ms, "events", card, rng.choice(POISON)(rng))
             continue
         amount, hour = rng.expovariate(1 / 200), rng.randrange(24)
-        event_id = f"e{rng.randrange(number)}" if number and rng.random() < repeated else f"e{number}"
+        event_id = f"e{number}"
+        cards_of[number] = card
+        if number and rng.random() < repeated:
+            earlier = rng.choice(list(cards_of)[-1_000:])
+            event_id = f"e{earlier}"
+            if rng.random() < 0.7:  # else somebody uses the id twice
+                card = cards_of[earlier]
         features = {"amount": amount, "hour": hour}
         add(
             at_ms,
