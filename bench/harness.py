@@ -140,26 +140,19 @@ class Bench:
     @contextmanager
     def bare_answers(self) -> Iterator[None]:
         """The bare loop, answering events until it is stopped."""
-        command = [
-            sys.executable,
-            "-m",
-            "bench.bare",
-            "answer",
-            self.stack.brokers,
-            self.name,
-            self.model,
-            str(1 << 40),
-        ]
-        loop = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        loop = subprocess.Popen(self._command("bench.bare", ["answer"], 1 << 40), stdout=subprocess.DEVNULL)
         try:
             yield
         finally:
             loop.kill()
             loop.wait()
 
+    def _command(self, module: str, first: list[str], total: int) -> list[str]:
+        return [sys.executable, "-m", module, *first, self.stack.brokers, self.name, self.model, str(total)]
+
     def printed(self, module: str, first: list[str], total: int) -> float:
         """Rate of a program that prints its own progress."""
-        command = [sys.executable, "-m", module, *first, self.stack.brokers, self.name, self.model, str(total)]
+        command = self._command(module, first, total)
         answer = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
         points = [tuple(json.loads(line)) for line in answer.stdout.splitlines() if line.startswith("[")]
         if not points or points[-1][1] < total:

@@ -171,6 +171,11 @@ class Pipeline:
         return {name: kind if isinstance(kind, Feature) else Feature(type=kind) for name, kind in self.features.items()}
 
     @property
+    def feature_names(self) -> tuple[str, ...]:
+        """What the model sees, in order: declared features, then entity features."""
+        return (*self.declared, *(feature.name for feature in self.entity_features))
+
+    @property
     def bounds(self) -> tuple[tuple[str, float, float], ...]:
         return tuple((n, f.low, f.high) for n, f in self.declared.items() if f.bounded)
 

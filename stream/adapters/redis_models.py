@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from stream.errors import Conflict, Fenced, Unavailable
 from stream.ports import ShardModel
 
-__all__ = ["EXAMPLES_FROM", "RedisControl", "RedisModelStore"]
+__all__ = ["RedisControl", "RedisModelStore", "examples_from"]
 
 EXAMPLES_FROM = "examples_from:"  # field of the control hash, followed by the shard: where its examples begin
 
@@ -93,8 +93,11 @@ class RedisControl:
             raise _unavailable("describe", error) from error
         return {key.decode(): value.decode() for key, value in stored.items()}
 
-    async def forget(self) -> int:
-        """Delete everything Redis holds of the pipeline; returns how many keys that were."""
+    async def forget(self, starts: Mapping[int, int]) -> int:
+        """Delete everything Redis holds of the pipeline; returns how many keys that were.
+
+        Examples are numbered from one again: a new learner reads them from `starts` on, an offset per shard.
+        """
         count = 0
         try:
             for pattern in (f"{{{self._pipeline}:*}}:*", self._key):
@@ -102,6 +105,7 @@ class RedisControl:
                     count += int(await self._client.unlink(key))
         except RedisError as error:
             raise _unavailable("forget", error) from error
+        await self.claim({f"{EXAMPLES_FROM}{shard}": str(offset) for shard, offset in starts.items()})
         return count
 
     async def claim(self, values: Mapping[str, str]) -> Mapping[str, str]:
@@ -113,6 +117,15 @@ class RedisControl:
         except RedisError as error:
             raise _unavailable("claim", error) from error
         return await self.describe()
+
+
+def examples_from(stored: Mapping[str, str]) -> dict[int, int]:
+    """Of what `describe` returns: where each shard's examples begin since the last `forget`."""
+    return {
+        int(name.removeprefix(EXAMPLES_FROM)): int(offset)
+        for name, offset in stored.items()
+        if name.startswith(EXAMPLES_FROM)
+    }
 
 
 def _unavailable(call: str, error: RedisError) -> Unavailable:

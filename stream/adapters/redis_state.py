@@ -127,11 +127,10 @@ class RedisStateStore:
             pipe.evalsha(self._due.sha, 2, *keys, due_until_ms, 0, DUE_PAGE)
         try:
             answers = await pipe.execute() if len(pipe) else []
-            while due_until_ms is not None and len(answers[-1]) % DUE_PAGE == 0 and len(answers[-1]) >= DUE_PAGE:
+            page = answers[-1] if answers else []
+            while due_until_ms is not None and len(page) == DUE_PAGE:
                 page = await self._due(keys=keys, args=[due_until_ms, len(answers[-1]), DUE_PAGE])
-                if not page:
-                    break
-                answers[-1] = answers[-1] + page
+                answers[-1] += page
         except NoScriptError:  # Redis was restarted: its script cache is empty
             await self._client.script_load(DUE)
             return await self.fetch(

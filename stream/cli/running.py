@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -23,13 +21,13 @@ from rich.text import Text
 from stream.adapters.file_pipelines import load_pipeline
 from stream.adapters.kafka_topics import KafkaTopics
 from stream.adapters.redis_connections import redis_client
-from stream.adapters.redis_models import EXAMPLES_FROM, RedisControl
+from stream.adapters.redis_models import RedisControl
 from stream.cli.producing import produce
 from stream.cli.showing import PipelineStatus, figure, quality_table, read_status, status_view
 from stream.cli.sources import Columns, read_source
 from stream.errors import ConfigurationError, DriftloopError, Unavailable
 from stream.local.process import Child, Reaper, wait_until
-from stream.local.stack import Stack
+from stream.local.stack import Stack, write_private
 from stream.pipeline import Pipeline
 from stream.settings import Settings, load_settings
 from stream.topics import TopicNames
@@ -82,10 +80,8 @@ def run_up(pipeline_file: Path, score: int, directory: Path, console: Console) -
         if own_servers:
             with Stack(directory, say=lambda text: console.print(text, style="dim")) as stack:
                 os.environ.update({k: v for k, v in stack.environment().items() if k.startswith("DRIFTLOOP_")})
-                environment = directory / "environment"  # holds the signing key
-                environment.touch(mode=0o600)
-                environment.chmod(0o600)
-                environment.write_text(_exports())
+                environment = directory / "environment"
+                write_private(environment, _exports())  # it holds the signing key
                 console.print(f"in another terminal: [bold]source {environment}[/]", highlight=False)
                 _supervise(pipeline, pipeline_file, score, directory, stack.reaper, stop, console)
             return
@@ -155,40 +151,19 @@ def _restart(child: Child, failures: list[float], console: Console) -> None:
 
 
 def forget(settings: Settings, name: str) -> int:
-    """Delete a pipeline's keys in Redis; returns how many. Raises Unavailable.
-
-    Examples are numbered from one again, so a new learner must not read those that lie in the log: where they end is noted.
-    """
+    """Delete a pipeline's keys in Redis; returns how many. Examples that lie in the log stay unread. Raises Unavailable."""
     kafka = KafkaTopics(settings.kafka(), TopicNames(name))
     examples = kafka.describe().topics.get("examples")
-    shards = range(examples.partitions if examples else 0)
-    ends = {f"{EXAMPLES_FROM}{shard}": str(kafka.offsets("examples", shard)[1]) for shard in shards}
+    ends = {shard: kafka.offsets("examples", shard)[1] for shard in range(examples.partitions if examples else 0)}
 
     async def delete() -> int:
         client = redis_client(**settings.redis())
         try:
-            control = RedisControl(client, name)
-            count = await control.forget()
-            if ends:
-                await control.claim(ends)
-            return count
+            return await RedisControl(client, name).forget(ends)
         finally:
             await client.aclose()
 
     return asyncio.run(delete())
-
-
-def _start_from_nothing(directory: Path) -> None:
-    """Raises ConfigurationError for a directory that is not a stack's: it may be anybody's."""
-    if directory.exists() and any(directory.iterdir()):
-        if not (directory / "lock").exists():
-            raise ConfigurationError("--directory", str(directory), "is not empty and not a demo's; name another one")
-        with (directory / "lock").open("a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return  # in use: the stack will say by whom
-            shutil.rmtree(directory)
 
 
 # -- demo ----------------------------------------------------------------------------------------------------------------
@@ -203,8 +178,7 @@ def demo(data: str, events: int, rate: float | None, directory: Path, console: C
     pipeline_file = examples / chosen.pipeline
     source = str(examples / chosen.source) if chosen.source.endswith(".py") else chosen.source
     pipeline = load_pipeline(pipeline_file).pipeline
-    _start_from_nothing(directory)
-    with interruptible() as stop, Stack(directory, say=lambda t: console.print(t, style="dim")) as stack:
+    with interruptible() as stop, Stack(directory, fresh=True, say=lambda t: console.print(t, style="dim")) as stack:
         os.environ.update({k: v for k, v in stack.environment().items() if k.startswith("DRIFTLOOP_")})
         settings = load_settings()
         KafkaTopics(settings.kafka(), TopicNames(pipeline.name)).create(settings.partitions, 1)

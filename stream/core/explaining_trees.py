@@ -79,7 +79,10 @@ def tree_vote(model: Any) -> ClassifierWalk:
             return leaves[id(node)]
         except (KeyError, TypeError):  # not met yet, another kind of branch, or a missing feature
             path = _path(root, x)
-            return leaves.setdefault(id(path[-1][1]), _LeafOf(model, path))
+            known = leaves.get(id(path[-1][1]))
+            if known is None:
+                known = leaves[id(path[-1][1])] = _LeafOf(model, path)
+            return known
 
     def walk(x: dict[str, Any]) -> tuple[dict[Any, float], Explain | None]:
         if root is None:

@@ -29,7 +29,7 @@ __all__ = ["EntityFeatures"]
 PANES = 8
 BITS = 512
 WORDS = BITS // 64
-WINDOWED = {"count", "sum", "mean", "std", "min", "max", "distinct"}
+UNWINDOWED = {"last", "seconds_since_last", "custom"}
 ESTIMATES = [0.0, *(-BITS * math.log(1 - n / BITS) for n in range(1, BITS)), BITS * math.log(BITS)]  # by bits set
 
 # A state is a list: [generation, newest_ms, one list per window, last values ..., custom states ...].
@@ -112,7 +112,7 @@ class EntityFeatures:
                 w=f"w{slot}", slot=slot, last_at=self._last_at + slot, default=f"default{number}"
             )
             values.append(f"name{number}: {expression}")
-            if kind in WINDOWED:
+            if kind not in UNWINDOWED:
                 kinds[slot].add(kind)
         lines = ["newest_ms = state[1]", "now_ms = occurred_at_ms if occurred_at_ms > newest_ms else newest_ms"]
         for number, (_, pane_ms, distinct) in enumerate(self._windows):
@@ -129,12 +129,12 @@ class EntityFeatures:
                 f"value = {'0.0' if field is None else f'features[field{number}]'}",
                 "if value is not None:",
                 f"    number = occurred_at_ms // {pane_ms}",
-                f"    panes = {w}[{3 if distinct else 6}]",
             ]
             if distinct:
-                lines.append(f"    add_distinct({w}, panes, number, value)")
+                lines.append(f"    add_distinct({w}, number, value)")
                 continue
             lines += [
+                f"    panes = {w}[6]",
                 f"    pane = panes[-1] if panes and panes[-1][0] == number else pane_of({w}, number, value)",
                 "    if pane is not None:",
                 *(f"        {line.format(w=w)}" for needed, line in ADDED if needed & kinds[number]),
@@ -293,7 +293,8 @@ def _roll_distinct(window: list[Any], newest: int) -> None:
     window[1], window[2] = sum(word.bit_count() for word in union), union
 
 
-def _add_distinct(window: list[Any], panes: list[Any], number: int, value: Any) -> None:
+def _add_distinct(window: list[Any], number: int, value: Any) -> None:
+    panes = window[3]
     pane = panes[-1] if panes and panes[-1][0] == number else _find(panes, number, window[0], _empty_words)
     if pane is None:
         return

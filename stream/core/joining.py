@@ -48,7 +48,7 @@ class Joiner:
         self._topic = f"{pipeline.name}."
         self._partition = partition
         self._meta = meta
-        self._names = [*pipeline.declared, *(feature.name for feature in pipeline.entity_features)]
+        self._names = pipeline.feature_names
         self._wait_ms = rules.wait_ms
         self._keep_ms = rules.wait_ms + rules.keep_late_ms
         self._default: LabelValue | None = rules.default

@@ -69,7 +69,7 @@ class LearnStep:
         self._shard = shard
         self._keys = list(keys)
         self._configuration = configuration
-        self._names = (*pipeline.declared, *(feature.name for feature in pipeline.entity_features))
+        self._names = pipeline.feature_names
         self._extra_allowed = extra_allowed
         self._evaluation = Evaluation(pipeline.task, window=window)
         self._baselines = Baselines(pipeline.task)

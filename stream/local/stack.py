@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,14 @@ from stream.local.prerequisites import check
 from stream.local.process import Child, Reaper
 from stream.local.servers import KafkaServer, RedisServer, fetch_kafka
 
-__all__ = ["Stack"]
+__all__ = ["Stack", "write_private"]
+
+
+def write_private(path: Path, text: str) -> None:
+    """A file that only its owner can read, from its first byte on."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
 
 
 class Stack:
@@ -25,10 +33,11 @@ class Stack:
     >>> # with Stack(Path(".driftloop")) as stack:
     >>> #     print(stack.brokers, stack.redis_url)
 
-    The same directory again finds its topics and state again. Use it as a context manager.
+    The same directory again finds its topics and state again; `fresh` deletes them first. Use it as a context manager.
 
     Raises:
-        ConfigurationError: something is missing on this machine, or the directory is in use.
+        ConfigurationError: something is missing on this machine, the directory is in use, or it is to be emptied and holds
+            something that is not a stack's.
         Unavailable: a server did not start.
     """
 
@@ -39,20 +48,28 @@ class Stack:
         kafka_cache: Path | None = None,
         appendfsync: str = "everysec",
         quick_start: bool = True,
+        fresh: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.directory = directory
         self._cache = kafka_cache or Path(".driftloop") / "kafka"
         self._appendfsync = appendfsync
         self._quick_start = quick_start
+        self._fresh = fresh
         self._say = say
         self.children: list[Child] = []
 
     def __enter__(self) -> Stack:
         self.directory.mkdir(parents=True, exist_ok=True)
+        if self._fresh and any(self.directory.iterdir()) and not (self.directory / "lock").exists():
+            raise ConfigurationError(
+                "--directory", str(self.directory), "is not empty and not a local stack's; name another one"
+            )
         self._lock = self._take_lock()
         self.reaper = Reaper()
         try:
+            if self._fresh:
+                self._empty()
             self._start()
         except BaseException:
             self.__exit__(None, None, None)
@@ -97,9 +114,7 @@ class Stack:
         """The directory's own key, made at the first start; readable by its owner only."""
         path = self.directory / "signing_key"
         if not path.exists():
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_hex(32))
+            write_private(path, secrets.token_hex(32))
         return path.read_text().strip()
 
     def add(self, name: str, command: Sequence[str], **environment: str) -> Child:
@@ -109,6 +124,13 @@ class Stack:
         child.start()
         self.children.append(child)
         return child
+
+    def _empty(self) -> None:
+        for entry in self.directory.iterdir():
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            elif entry.name != "lock":
+                entry.unlink()
 
     def _take_lock(self) -> Any:
         lock = (self.directory / "lock").open("a+")

@@ -41,11 +41,23 @@ class _Role:
     name: str
     topics: tuple[str, ...]
 
-    def __init__(self, pipeline: Pipeline, settings: Settings, kafka: KafkaTopics, publisher: Publisher) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        settings: Settings,
+        kafka: KafkaTopics,
+        publisher: Publisher,
+        models: ModelStore,
+        configuration: str,
+        extra_allowed: frozenset[str],
+    ) -> None:
         self._pipeline = pipeline
         self._settings = settings
         self._kafka = kafka
         self._publisher = publisher
+        self._models = models
+        self._configuration = configuration
+        self._extra_allowed = extra_allowed
         self._names = TopicNames(pipeline.name)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._owned: dict[int, Owner] = {}
@@ -100,6 +112,7 @@ class _Role:
             task.cancel()
         await asyncio.gather(*(self._release(number) for number in list(self._owned)))
         await self._publisher.close()
+        await self._models.close()
 
     def take(self, topic: str, partition: int, records: Sequence[Record]) -> None:
         """One fetched batch, from the Faust agent."""
@@ -189,9 +202,10 @@ class _Role:
             now = self.taken() + sum(owned.commits for owned in self._owned.values())
             busy = not all(owned.idle for owned in self._owned.values())
             # A log whose end does not move may end with transaction markers, which nobody delivers: not a lag of ours.
-            moved = self._log_ends() > ends
+            end = self._log_ends()
+            moved = end > ends
             if now != progress or not self._owned or not self._lag() or not (busy or moved):
-                progress, since_s, ends = now, time.monotonic(), self._log_ends()
+                progress, since_s, ends = now, time.monotonic(), end
             elif time.monotonic() - since_s > self._settings.watchdog_s:
                 self._app.fail(
                     DriftloopError(f"watchdog: lag {self._lag()} and no progress for {self._settings.watchdog_s:.0f} s")
@@ -211,16 +225,13 @@ class ScoreRole(_Role):
         settings: Settings,
         kafka: KafkaTopics,
         publisher: Publisher,
-        store: StateStore,
         models: ModelStore,
         configuration: str,
         extra_allowed: frozenset[str],
+        store: StateStore,
     ) -> None:
-        super().__init__(pipeline, settings, kafka, publisher)
-        self._configuration = configuration
+        super().__init__(pipeline, settings, kafka, publisher, models, configuration, extra_allowed)
         self._store = store
-        self._models = models
-        self._extra_allowed = extra_allowed
         self._live: LiveModel | None = None
 
     async def start(self, app: Any) -> None:
@@ -231,7 +242,6 @@ class ScoreRole(_Role):
     async def close(self) -> None:
         await super().close()
         await self._store.close()
-        await self._models.close()
 
     async def _first_model(self) -> None:
         try:
@@ -330,18 +340,11 @@ class LearnRole(_Role):
         publisher: Publisher,
         models: ModelStore,
         configuration: str,
-        examples_from: Mapping[int, int],
         extra_allowed: frozenset[str],
+        examples_from: Mapping[int, int],
     ) -> None:
-        super().__init__(pipeline, settings, kafka, publisher)
+        super().__init__(pipeline, settings, kafka, publisher, models, configuration, extra_allowed)
         self._examples_from = examples_from
-        self._models = models
-        self._configuration = configuration
-        self._extra_allowed = extra_allowed
-
-    async def close(self) -> None:
-        await super().close()
-        await self._models.close()
 
     async def _acquire(self, number: int) -> tuple[LearnShard, Mapping[str, int]]:
         step = LearnStep(

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 from stream.adapters.kafka_publisher import KafkaPublisher
 from stream.adapters.kafka_topics import ClusterTopics, KafkaTopics
 from stream.adapters.redis_connections import redis_client
-from stream.adapters.redis_models import EXAMPLES_FROM, RedisControl, RedisModelStore
+from stream.adapters.redis_models import RedisControl, RedisModelStore, examples_from
 from stream.adapters.redis_state import RedisStateStore
 from stream.core.digest import state_digest
 from stream.errors import StartupRefused, Unavailable
@@ -65,8 +65,7 @@ async def claim(pipeline: Pipeline, settings: Settings, kafka: KafkaTopics, clie
     wanted["partitions"] = str(cluster.topics["events"].partitions)
     stored = await RedisControl(client, pipeline.name).claim(wanted)
     _compare(pipeline.name, wanted, stored)
-    starts = {key: int(value) for key, value in stored.items() if key.startswith(EXAMPLES_FROM)}
-    return Claimed(configuration, cluster, {int(key.rpartition(":")[2]): start for key, start in starts.items()})
+    return Claimed(configuration, cluster, examples_from(stored))
 
 
 def _compare(name: str, wanted: dict[str, str], stored: object) -> None:
@@ -104,14 +103,12 @@ async def create_worker(
     claimed = await claim(pipeline, settings, kafka, client)
     publisher = KafkaPublisher(settings.kafka(), names, settings.linger_ms)
     models = RedisModelStore(redis_client(**settings.redis()), pipeline.name)
+    shared = (pipeline, settings, kafka, publisher, models, claimed.configuration, extra_allowed)
     owner: ScoreRole | LearnRole
     if role == "score":
-        state = RedisStateStore(client, pipeline.name)
-        owner = ScoreRole(pipeline, settings, kafka, publisher, state, models, claimed.configuration, extra_allowed)
+        owner = ScoreRole(*shared, RedisStateStore(client, pipeline.name))
     else:
         await client.aclose()
-        owner = LearnRole(
-            pipeline, settings, kafka, publisher, models, claimed.configuration, claimed.examples_from, extra_allowed
-        )
+        owner = LearnRole(*shared, claimed.examples_from)
     topics = {topic: names[topic] for topic in owner.topics}
     return WorkerApp(f"{pipeline.name}-{role}", owner, topics, settings)
