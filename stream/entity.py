@@ -14,10 +14,13 @@ how exact the windows are, is in `stream/core/features.py`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import msgspec
 
 from stream.errors import ConfigurationError
 
@@ -59,7 +62,7 @@ class EntityFeature:
     name: str
     field: str | None = None
     window: str | None = None
-    default: float = 0.0
+    default: float | int | str | bool = 0.0
     function: Callable[[Any, Mapping[str, Any], int], tuple[Any, Any]] | None = None
     initial: Any = None
     state_bytes_max: int = 4_096
@@ -123,8 +126,8 @@ def distinct(field: str, window: str, *, name: str | None = None) -> EntityFeatu
     return _windowed("distinct", field, window, name, 0.0)
 
 
-def last(field: str, *, name: str | None = None, default: float = 0.0) -> EntityFeature:
-    """The value of the entity's last event."""
+def last(field: str, *, name: str | None = None, default: float | int | str | bool = 0.0) -> EntityFeature:
+    """The value of the entity's last event. Give a `default` of the field's own type if that is str or bool."""
     return EntityFeature("last", name or f"{field}_last", field, None, default)
 
 
@@ -180,12 +183,44 @@ def _feature_mistakes(key: str, feature: EntityFeature, declared: Mapping[str, A
             found.append(
                 ConfigurationError(f"{key}.field", feature.field, f"{feature.kind} needs a float or int feature")
             )
+    found += _default_mistakes(f"{key}.default", feature, declared)
     if feature.window is not None:
         try:
             if not WINDOW_MIN_MS <= feature.window_ms <= WINDOW_MAX_MS:
                 found.append(ConfigurationError(f"{key}.window", feature.window, "use 1s to 400d"))
         except ConfigurationError as error:
             found.append(ConfigurationError(f"{key}.window", feature.window, error.remedy))
-    if feature.kind == "custom" and not callable(feature.function):
+    return found + (_custom_mistakes(key, feature) if feature.kind == "custom" else [])
+
+
+def _default_mistakes(key: str, feature: EntityFeature, declared: Mapping[str, Any]) -> list[ConfigurationError]:
+    """The model sees the default beside real values: it must be of their type."""
+    of_field = declared.get(feature.field, float) if feature.kind == "last" and feature.field is not None else float
+    default = feature.default
+    if of_field in (str, bool):
+        if type(default) is not of_field:
+            return [
+                ConfigurationError(key, default, f"{feature.field!r} is a {of_field.__name__}: use one, with default=")
+            ]
+    elif isinstance(default, bool) or not isinstance(default, int | float) or not math.isfinite(default):
+        return [ConfigurationError(key, default, "use a finite number, as float or int")]
+    return []
+
+
+def _custom_mistakes(key: str, feature: EntityFeature) -> list[ConfigurationError]:
+    found = []
+    if not callable(feature.function):
         found.append(ConfigurationError(f"{key}.function", feature.function, "give a function(state, features, ms)"))
+    limit = feature.state_bytes_max
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        found.append(ConfigurationError(f"{key}.state_bytes_max", limit, "use a whole number from 1"))
+    try:
+        same = msgspec.msgpack.decode(msgspec.msgpack.encode(feature.initial)) == feature.initial
+    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError):
+        same = False
+    if not same:
+        remedy = (
+            "use None, numbers, strings, lists and dictionaries: what comes back from Redis must be what was stored"
+        )
+        found.append(ConfigurationError(f"{key}.initial", feature.initial, remedy))
     return found

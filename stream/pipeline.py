@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import msgspec
 
@@ -211,13 +211,42 @@ class Pipeline:
 
 
 def _mistakes(pipeline: Pipeline) -> list[ConfigurationError]:
-    found = [*_scalar_mistakes(pipeline), *_label_mistakes(pipeline)]
-    if not pipeline.features:
-        found.append(ConfigurationError("features", {}, "declare at least one, such as {'amount': float}"))
+    found = [*_scalar_mistakes(pipeline), *_section_mistakes(pipeline)]
+    if isinstance(pipeline.labels, Labels):
+        found += _label_mistakes(pipeline.task, pipeline.labels)
+    if isinstance(pipeline.limits, Limits):
+        found += _limit_mistakes(pipeline.limits)
+    if not isinstance(pipeline.features, Mapping) or not _is_list(pipeline.entity_features):
+        return found
     for name, kind in pipeline.features.items():
-        found += _feature_mistakes(name, kind)
+        found += _feature_mistakes(name, kind, pipeline.limits)
     types = {n: k.type if isinstance(k, Feature) else k for n, k in pipeline.features.items()}
-    return found + entity.validate(pipeline.entity_features, types)
+    found += entity.validate(pipeline.entity_features, types)
+    return found or _idle_mistakes(pipeline)
+
+
+def _section_mistakes(pipeline: Pipeline) -> list[ConfigurationError]:
+    """Sections of the wrong kind; what is in them is looked at elsewhere."""
+    found = []
+    if not isinstance(pipeline.features, Mapping) or not pipeline.features:
+        found.append(
+            ConfigurationError("features", pipeline.features, "declare at least one, such as {'amount': float}")
+        )
+    if not _is_list(pipeline.entity_features):
+        found.append(
+            ConfigurationError("entity_features", pipeline.entity_features, "give a list, such as [entity.count('1h')]")
+        )
+    for key in ("params", "search_space"):
+        section = getattr(pipeline, key)
+        if not isinstance(section, Mapping) or not all(isinstance(name, str) for name in section):
+            found.append(ConfigurationError(key, section, "give a dictionary by names, such as {'lr': 0.01}"))
+    if not isinstance(pipeline.labels, Labels):
+        found.append(ConfigurationError("labels", pipeline.labels, "give Labels(...), such as Labels(wait='7d')"))
+    if not isinstance(pipeline.limits, Limits):
+        found.append(
+            ConfigurationError("limits", pipeline.limits, "give Limits(...), such as Limits(entity_idle='30d')")
+        )
+    return found
 
 
 def _scalar_mistakes(pipeline: Pipeline) -> list[ConfigurationError]:
@@ -238,21 +267,41 @@ def _scalar_mistakes(pipeline: Pipeline) -> list[ConfigurationError]:
         )
     if not _is_number(pipeline.threshold) or (pipeline.task == "binary" and not 0 < pipeline.threshold < 1):
         found.append(ConfigurationError("threshold", pipeline.threshold, "use a number between 0 and 1"))
-    if isinstance(pipeline.seed, bool) or not isinstance(pipeline.seed, int) or pipeline.seed < 0:
+    if not _is_whole(pipeline.seed, 0):
         found.append(ConfigurationError("seed", pipeline.seed, "use a whole number from 0"))
     if not isinstance(pipeline.explain, bool | Explain) or (
-        isinstance(pipeline.explain, Explain) and not 1 <= pipeline.explain.top <= 100
+        isinstance(pipeline.explain, Explain) and not _is_whole(pipeline.explain.top, 1, 100)
     ):
         found.append(ConfigurationError("explain", pipeline.explain, "use True, False or Explain(top=1..100)"))
-    limits = pipeline.limits
-    for key in ("record_bytes_max", "string_length_max", "tree_leaves_max", "snapshot_bytes_max"):
-        if getattr(limits, key) < 1:
-            found.append(ConfigurationError(f"limits.{key}", getattr(limits, key), "use a number from 1"))
-    found += _duration_mistakes("limits.entity_idle", limits.entity_idle)
     return found
 
 
-def _feature_mistakes(name: str, kind: type | Feature) -> list[ConfigurationError]:
+def _limit_mistakes(limits: Limits) -> list[ConfigurationError]:
+    found = []
+    least = {
+        "record_bytes_max": 1,
+        "string_length_max": 1,
+        "tree_leaves_max": 1,
+        "snapshot_bytes_max": 1,
+        "future_ms_max": 0,
+    }
+    for key, low in least.items():
+        if not _is_whole(getattr(limits, key), low):
+            found.append(ConfigurationError(f"limits.{key}", getattr(limits, key), f"use a whole number from {low}"))
+    return found + _duration_mistakes("limits.entity_idle", limits.entity_idle)
+
+
+def _idle_mistakes(pipeline: Pipeline) -> list[ConfigurationError]:
+    """An entity that is forgotten within a window would have a shorter history than the feature's name says."""
+    windows = [feature for feature in pipeline.entity_features if feature.window is not None]
+    longest = max(windows, key=lambda feature: feature.window_ms, default=None)
+    if longest is None or pipeline.limits.entity_idle_ms >= longest.window_ms:
+        return []
+    remedy = f"{longest.name!r} looks back {longest.window}: use at least that"
+    return [ConfigurationError("limits.entity_idle", pipeline.limits.entity_idle, remedy)]
+
+
+def _feature_mistakes(name: str, kind: type | Feature, limits: Limits) -> list[ConfigurationError]:
     key = f"features[{name!r}]"
     if not isinstance(name, str) or not FEATURE_NAME.fullmatch(name):
         return [ConfigurationError(key, name, "name it with letters, digits, _, . and -, starting with a letter")]
@@ -260,42 +309,62 @@ def _feature_mistakes(name: str, kind: type | Feature) -> list[ConfigurationErro
     if feature.type not in TYPES:
         return [ConfigurationError(key, kind, "use float, int, str, bool, or number(low=..., high=...)")]
     found = []
-    if feature.bounded and feature.type not in (float, int):
-        found.append(ConfigurationError(key, feature.type.__name__, "only numbers can have low and high"))
     if not (_is_number(feature.low) and _is_number(feature.high) and feature.low < feature.high):
         found.append(ConfigurationError(key, (feature.low, feature.high), "low must be below high, both finite"))
-    if feature.default is not None:
-        accepted = (int, float) if feature.type is float else (feature.type,)
-        if type(feature.default) not in accepted:
-            found.append(ConfigurationError(f"{key}.default", feature.default, f"use a {feature.type.__name__}"))
-    return found
+    elif feature.bounded and feature.type not in (float, int):
+        found.append(ConfigurationError(key, feature.type.__name__, "only numbers can have low and high"))
+    return found + _default_mistakes(f"{key}.default", feature, limits)
 
 
-def _label_mistakes(pipeline: Pipeline) -> list[ConfigurationError]:
-    labels = pipeline.labels
+def _default_mistakes(key: str, feature: Feature, limits: Limits) -> list[ConfigurationError]:
+    """A default is held to what an event's own value is held to."""
+    default = feature.default
+    if default is None:
+        return []
+    accepted = (int, float) if feature.type is float else (feature.type,)
+    if type(default) not in accepted:
+        return [ConfigurationError(key, default, f"use a {feature.type.__name__}")]
+    if feature.type in (int, float) and not (_is_number(default) and abs(float(default)) <= MAGNITUDE_MAX):
+        return [ConfigurationError(key, default, "use a finite number of at most 1e15 in magnitude")]
+    length_max = limits.string_length_max if isinstance(limits, Limits) else None
+    if isinstance(default, str) and _is_whole(length_max, 1) and len(default) > length_max:
+        return [
+            ConfigurationError(key, default, f"limits.string_length_max is {length_max}: shorten it, or raise that")
+        ]
+    return []
+
+
+def _label_mistakes(task: Task, labels: Labels) -> list[ConfigurationError]:
     found = _duration_mistakes("labels.wait", labels.wait) + _duration_mistakes("labels.keep_late", labels.keep_late)
     found += _duration_mistakes("labels.early_wait", labels.early_wait)
     if labels.missing not in ("none", "default"):
         found.append(ConfigurationError("labels.missing", labels.missing, "use 'none' or 'default'"))
-    if labels.missing == "default" and not label_fits(pipeline.task, labels.default):
+    if labels.missing == "default" and not label_fits(task, labels.default):
         found.append(
             ConfigurationError(
-                "labels.default", labels.default, f"missing='default' needs a label of the task {pipeline.task!r}"
+                "labels.default", labels.default, f"missing='default' needs a label of the task {task!r}"
             )
         )
     if labels.missing == "none" and labels.default is not None:
         found.append(ConfigurationError("labels.default", labels.default, "set missing='default', or drop it"))
     if labels.classes is not None:
-        fits = pipeline.task == "multiclass" and len(set(labels.classes)) >= 2
-        if not fits or not all(isinstance(c, str) and c for c in labels.classes):
+        if task != "multiclass" or not _are_classes(labels.classes):
             found.append(
                 ConfigurationError("labels.classes", labels.classes, "two or more strings, and only for multiclass")
             )
         elif labels.default is not None and labels.default not in labels.classes:
             found.append(ConfigurationError("labels.default", labels.default, f"use one of {labels.classes}"))
-    if not 0 <= labels.early_max <= 1_000_000:
-        found.append(ConfigurationError("labels.early_max", labels.early_max, "use 0 to 1,000,000"))
+    if not _is_whole(labels.early_max, 0, 1_000_000):
+        found.append(ConfigurationError("labels.early_max", labels.early_max, "use a whole number, 0 to 1,000,000"))
     return found
+
+
+def _are_classes(classes: object) -> bool:
+    return (
+        isinstance(classes, tuple | list)
+        and all(isinstance(name, str) and name for name in classes)
+        and len(set(classes)) >= 2
+    )
 
 
 def _duration_mistakes(key: str, text: str) -> list[ConfigurationError]:
@@ -321,3 +390,13 @@ def label_fits(task: Task, label: object) -> bool:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: object, low: int, high: int | None = None) -> TypeGuard[int]:
+    if not isinstance(value, int) or isinstance(value, bool):
+        return False
+    return low <= value and (high is None or value <= high)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list | tuple)

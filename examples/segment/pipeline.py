@@ -13,7 +13,7 @@ NUMBERS = (
 
 
 def build(params):
-    return forest.ARFClassifier(n_models=5, seed=params["seed"])
+    return forest.ARFClassifier(n_models=5, max_share_to_split=1.0, seed=params["seed"])
 
 
 pipeline = Pipeline(

@@ -19,7 +19,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from stream import entity
-from stream.adapters.file_pipelines import load_pipeline
+from stream.adapters.file_pipelines import LoadedPipeline, load_pipeline
 from stream.adapters.kafka_topics import KafkaTopics
 from stream.cli.producing import follow
 from stream.cli.producing import produce as send
@@ -59,22 +59,21 @@ def run() -> None:
 
 @app.command()
 def check(pipeline_file: PipelineFile) -> None:
-    """Check a pipeline file without starting anything."""
-    from stream.core.guarding import warnings_for
-
+    """Check a pipeline file, and try it on made-up events, without starting anything."""
     loaded = load_pipeline(pipeline_file)
     pipeline = loaded.pipeline
-    try:
-        model = pipeline.build()
-    except Exception as error:
-        raise ConfigurationError(
-            "model", pipeline.model, f"build(params) raises {type(error).__name__}: {error}"
-        ) from error
-    for code, text in warnings_for(model, pipeline.task, loaded.allowed):
-        console.print(f"[yellow]warning[/] {code}: {text}", highlight=False)
+    _rehearse(loaded)
     names = ", ".join(feature.name for feature in pipeline.entity_features) or "none"
     console.print(f"[green]ok[/] {pipeline.name}: {pipeline.task}, {len(pipeline.features)} features")
     console.print(f"   entity features: {names}", highlight=False)
+
+
+def _rehearse(loaded: LoadedPipeline) -> None:
+    """Refuse what cannot work, and warn of what may not."""
+    from stream.core.rehearsing import rehearse
+
+    for code, text in rehearse(loaded.pipeline, loaded.allowed):
+        errors.print(f"[yellow]warning[/] {code}: {text}", highlight=False)
 
 
 @app.command()
@@ -96,6 +95,7 @@ def worker(
     from stream.worker.starting import create_worker
 
     loaded = load_pipeline(pipeline_file)
+    _rehearse(loaded)
     settings = load_settings()
 
     async def live() -> int:
@@ -116,6 +116,7 @@ def up(
     """
     from stream.cli.running import run_up
 
+    _rehearse(load_pipeline(pipeline_file))
     run_up(pipeline_file, score, directory, console)
 
 

@@ -60,7 +60,9 @@ class EntityFeatures:
         windows: dict[tuple[str | None, int, bool], int] = {}
         lasts: list[str] = []
         self._custom: list[EntityFeature] = []
-        self._plan: list[tuple[str, str, int, float]] = []  # (name, kind, slot, default), in declaration order
+        self._plan: list[
+            tuple[str, str, int, float | int | str]
+        ] = []  # (name, kind, slot, default), in declaration order
         for feature in declarations:
             slot = 0
             if feature.kind == "last":

@@ -63,6 +63,11 @@ def test_check_names_every_mistake_and_warns_of_traps(tmp_path: Path):
         "pipeline = Pipeline(name='t', task='binary', features={'a': float}, model=lambda p: tree.HoeffdingTreeClassifier())\n"
     )
     assert "tree_never_splits_on_rare_classes" in driftloop("check", str(trap))
+    trap.write_text(
+        "from stream import Pipeline\npipeline = Pipeline(name='t', task='binary', features={'a': float}, model=dict)\n"
+    )
+    for command in (["check"], ["worker", "--role", "learn"], ["up"]):  # before any server is asked or started
+        assert "returns a dict" in driftloop(command[0], str(trap), *command[1:], code=2)
     for text, expected in (("import nothing_there", "ModuleNotFoundError"), ("x = 1", "define one")):
         trap.write_text(text)
         assert expected in driftloop("check", str(trap), code=2)

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from river import compose, ensemble, forest, linear_model, neighbors, optim, preprocessing, tree
+from river import ensemble, forest, linear_model, neighbors, optim, preprocessing, tree
 
 from stream.core.guarding import TreeBound, first_not_finite, warnings_for, winsorise
 
@@ -21,11 +21,6 @@ SCALED = preprocessing.StandardScaler() | linear_model.LinearRegression()
         (forest.AMFClassifier(), "binary", "model_grows_without_end"),
         (neighbors.KNNClassifier(), "binary", "prediction_changes_the_model"),
         (tree.HoeffdingTreeRegressor(), "regression", "tree_does_not_forget"),
-        (
-            compose.FuncTransformer(lambda x: x) | linear_model.LogisticRegression(),
-            "binary",
-            "model_cannot_be_snapshotted",
-        ),
         (
             ensemble.LeveragingBaggingClassifier(tree.HoeffdingTreeClassifier()),
             "binary",
