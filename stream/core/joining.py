@@ -36,7 +36,7 @@ HINT = (
 
 
 class _Early(msgspec.Struct, array_like=True):
-    kept_at_ms: int
+    kept_at_ms: int  # by event time; negative before the first event
     records: list[Record]  # more than one if they contradict each other; the first wins
 
 
@@ -166,8 +166,7 @@ class Joiner:
                 return
             if len(self._early) >= self._early_max:
                 yield from self._drop(next(iter(self._early)), commit)
-            watermark_ms = self._meta.watermark_ms
-            kept = self._early[event_id] = _Early(watermark_ms if watermark_ms >= 0 else label.labelled_at_ms, [])
+            kept = self._early[event_id] = _Early(self._meta.watermark_ms, [])
         elif len(kept.records) >= SAME_EVENT_MAX or any(record.value == other.value for other in kept.records):
             self.count("duplicate_labels")
             return
@@ -180,9 +179,12 @@ class Joiner:
         return event_id in self._early
 
     def _look(self) -> None:
-        """The oldest early label stands first."""
+        """The oldest early label stands first. What came before any event is looked at with the first one."""
         oldest = next(iter(self._early.values()), None)
-        self.next_expiry_ms = NEVER_MS if oldest is None else oldest.kept_at_ms + self._early_wait_ms
+        if oldest is None:
+            self.next_expiry_ms = NEVER_MS
+        else:
+            self.next_expiry_ms = oldest.kept_at_ms + self._early_wait_ms if oldest.kept_at_ms >= 0 else -1
 
     def take_early(self, event_id: str, commit: Commit) -> list[Record]:
         """The labels that waited for this event, in the order they came."""
@@ -195,6 +197,12 @@ class Joiner:
 
     def expire_early(self, watermark_ms: int, commit: Commit) -> Iterator[tuple[RecordRejected, Record]]:
         """Early labels whose event did not come within `early_wait`; the oldest stand first."""
+        for event_id, kept in self._early.items():
+            if kept.kept_at_ms >= 0:
+                break
+            kept.kept_at_ms = watermark_ms  # event time begins now
+            commit.early_set[event_id] = msgspec.msgpack.encode(kept)
+        self._look()
         while self._early:
             event_id, kept = next(iter(self._early.items()))
             if kept.kept_at_ms + self._early_wait_ms >= watermark_ms:

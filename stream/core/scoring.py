@@ -165,7 +165,7 @@ class ScoreStep:
         if occurred_at_ms > meta.watermark_ms:
             meta.watermark_ms = occurred_at_ms
             if self._agenda.next_due_ms < occurred_at_ms or self._joiner.next_expiry_ms < occurred_at_ms:
-                self._pass_time()
+                self._pass_time(record.timestamp_ms)
         event_id = event.event_id
         self._events += 1
         first = self._known.get(event_id)
@@ -278,27 +278,31 @@ class ScoreStep:
         example = self._joiner.join(label, remembered, record, early=early)
         if example is not None:
             self._changed[label.event_id] = None
-            self._emit_example(record, example)
+            self._emit_example(record.timestamp_ms, example)
 
-    def _pass_time(self) -> None:
-        """Event time has moved: default labels, forgetting, and early labels whose event never came."""
+    def _pass_time(self, moved_at_ms: int) -> None:
+        """Event time has moved: default labels, forgetting, and early labels whose event never came.
+
+        Args:
+            moved_at_ms: the Kafka timestamp of the event that moved it, which is also that of what comes of it.
+        """
         watermark_ms = self.meta.watermark_ms
         for due_ms, event_id, chunk in self._agenda.pop_due(watermark_ms):
             if chunk == self._chunk:
                 self._due_over.add((due_ms, event_id))
             elif self._agenda.done(chunk):
                 self._commit.due_remove.append(chunk)
-            self._come_up(due_ms, event_id)
+            self._come_up(due_ms, event_id, moved_at_ms)
         for rejected, victim in self._joiner.expire_early(watermark_ms, self._commit):
             self._dead_letter(victim, rejected)
 
-    def _come_up(self, due_ms: int, event_id: str) -> None:
+    def _come_up(self, due_ms: int, event_id: str, moved_at_ms: int) -> None:
         remembered = self._known.get(event_id)
         if self._joiner.has_default and remembered is not None:
             example = self._joiner.default(event_id, remembered)
             if example is not None:
                 self._changed[event_id] = None
-                self._emit_example(None, example)
+                self._emit_example(moved_at_ms, example)
             forget_at_ms = self._joiner.forget_at_ms(remembered)
             if due_ms < forget_at_ms:
                 self._schedule(forget_at_ms, event_id)
@@ -352,9 +356,8 @@ class ScoreStep:
     def _generation(self) -> int:
         return self.meta.watermark_ms // self._idle_ms
 
-    def _emit_example(self, record: Record | None, example: Example) -> None:
+    def _emit_example(self, timestamp_ms: int, example: Example) -> None:
         self._count("examples")
-        timestamp_ms = record.timestamp_ms if record else self.meta.watermark_ms
         self._out.append(Outgoing("examples", 0, example.entity_id.encode(), _encode_json(example), timestamp_ms))
 
     def _dead_letter(self, record: Record, rejected: RecordRejected) -> None:

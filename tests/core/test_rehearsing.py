@@ -7,7 +7,17 @@ from typing import Any
 
 import pytest
 from river import (
-    anomaly, compose, dummy, forest, linear_model, multiclass, naive_bayes, neighbors, preprocessing, rules, tree,
+    anomaly,
+    compose,
+    dummy,
+    forest,
+    linear_model,
+    multiclass,
+    naive_bayes,
+    neighbors,
+    preprocessing,
+    rules,
+    tree,
 )  # fmt: skip
 
 from stream import Labels, Pipeline, entity, number

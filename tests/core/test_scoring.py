@@ -157,6 +157,25 @@ def test_an_early_label_whose_event_never_comes_is_a_dead_letter_when_its_time_i
     assert outcome.of("dead_letters")[0].value == early.value
 
 
+@pytest.mark.parametrize("said_ms", [0, 10**13])
+def test_a_label_from_before_all_events_waits_from_the_first_on_whatever_time_it_claims(said_ms: int):
+    start_ms = 1_700_000_000_000
+    early = msgspec.structs.replace(label(0, "never", at_ms=said_ms), timestamp_ms=start_ms - 1)
+    within = [early, event(0, at_ms=start_ms), event(1, at_ms=start_ms + 20_000)]
+    assert feed(*within).codes() == []
+    for records in ([within[0]], within[1:2], within[2:]), (within,):  # in one batch, or in three
+        outcome = run(pipeline_of(), [*records, [event(2, at_ms=start_ms + 20_001)]])
+        assert outcome.codes() == ["label_without_event"]
+        assert outcome.store.partitions[0].early == {}
+
+
+def test_an_example_by_default_bears_the_time_of_the_record_that_made_it_due():
+    rules = Labels(wait="1m", missing="default", default=False)
+    last = event(1, at_ms=90_000, timestamp_ms=1_700_000_000_000)  # an old event, produced again today
+    (example,) = feed(event(0, at_ms=0), last, labels=rules).of("examples")
+    assert example.timestamp_ms == 1_700_000_000_000
+
+
 def test_early_labels_are_bounded_and_the_oldest_goes_first():
     labels = [label(i, f"never-{i}") for i in range(4)]
     outcome = feed(*labels, labels=Labels(wait="1m", early_max=2))
