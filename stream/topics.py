@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["DECLARATIONS", "Topic", "TopicNames"]
+__all__ = ["DAY_MS", "DECLARATIONS", "OUTPUT_BYTES_MAX", "Topic", "TopicNames"]
 
 DAY_MS = 86_400_000
 

@@ -6,15 +6,16 @@ import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from confluent_kafka import Consumer, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from stream.errors import StartupRefused, Unavailable
-from stream.topics import DECLARATIONS, Topic, TopicNames
+from stream.topics import DAY_MS, DECLARATIONS, OUTPUT_BYTES_MAX, Topic, TopicNames
 
-__all__ = ["ClusterTopics", "FoundTopic", "KafkaTopics"]
+__all__ = ["CheckedTopics", "ClusterTopics", "FoundTopic", "KafkaTopics"]
 
 TIMEOUT_S = 15.0
+DEAD_LETTER_EXTRA_BYTES = 8_192  # headers that say what was wrong, and the batch around the record
 
 
 class FoundTopic(NamedTuple):
@@ -27,6 +28,14 @@ class FoundTopic(NamedTuple):
 class ClusterTopics(NamedTuple):
     cluster_id: str
     topics: dict[str, FoundTopic]  # by bare name
+
+
+class CheckedTopics(NamedTuple):
+    """Topics that may be used; `warnings` are sentences about settings that are not as declared."""
+
+    cluster_id: str
+    topics: dict[str, FoundTopic]
+    warnings: list[str]
 
 
 class KafkaTopics:
@@ -77,8 +86,8 @@ class KafkaTopics:
             raise Unavailable(f"Kafka at {self._config['bootstrap.servers']}: {error}") from error
         return ClusterTopics(metadata.cluster_id or "", found)
 
-    def check(self) -> ClusterTopics:
-        """Raises StartupRefused when a topic is missing or partition counts do not fit."""
+    def check(self) -> CheckedTopics:
+        """Raises StartupRefused when a topic is missing, does not fit the others, or would lose or corrupt records."""
         cluster = self.describe()
         for name, topic in DECLARATIONS.items():
             if name not in cluster.topics:
@@ -86,7 +95,14 @@ class KafkaTopics:
                     "topic_missing", f"{self._names[name]} does not exist; `driftloop topics <its file>` makes it"
                 )
             self._check_count(cluster, topic)
-        return cluster
+        settings = self._settings()
+        if settings is None:
+            unknown = (
+                "the topics' settings cannot be read (the right to describe configurations is missing): not checked"
+            )
+            return CheckedTopics(*cluster, [unknown])
+        self._refuse_unsafe(settings)
+        return CheckedTopics(*cluster, self._differences(settings))
 
     def _check_count(self, cluster: ClusterTopics, topic: Topic) -> None:
         events = cluster.topics["events"].partitions
@@ -98,21 +114,52 @@ class KafkaTopics:
                 "an event and its label must meet in one partition: recreate it with equal counts",
             )
 
-    def differing_settings(self) -> list[str]:
-        """Settings of existing topics that are not as declared, as sentences; a warning, not an error."""
-        resources = {
-            bare: ConfigResource(ConfigResource.Type.TOPIC, self._names[bare]) for bare in self.describe().topics
-        }
-        if not resources:
-            return []
+    def _settings(self) -> dict[str, dict[str, str]] | None:
+        """Every topic's settings by bare name; None if we may not read them. Raises Unavailable."""
+        resources = {bare: ConfigResource(ConfigResource.Type.TOPIC, self._names[bare]) for bare in DECLARATIONS}
         answers = self._admin.describe_configs(list(resources.values()))
-        differing = []
-        for bare, resource in resources.items():
-            actual = answers[resource].result(TIMEOUT_S)
-            for key, wanted in DECLARATIONS[bare].configuration().items():
-                if key in actual and actual[key].value != wanted:
-                    differing.append(f"{self._names[bare]}: {key} = {actual[key].value}, declared {wanted}")
-        return differing
+        try:
+            return {
+                bare: {key: entry.value for key, entry in answers[resource].result(TIMEOUT_S).items()}
+                for bare, resource in resources.items()
+            }
+        except KafkaException as error:
+            if error.args[0].code() in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED):
+                return None
+            raise Unavailable(f"Kafka at {self._config['bootstrap.servers']}: {error}") from error
+
+    def _refuse_unsafe(self, settings: Mapping[str, Mapping[str, str]]) -> None:
+        for bare in ("events", "labels", "examples"):
+            if "compact" in settings[bare]["cleanup.policy"]:
+                raise StartupRefused(
+                    "topic_compacted",
+                    f"{self._names[bare]} has cleanup.policy {settings[bare]['cleanup.policy']}: Kafka would delete "
+                    "records of the same key before they are read; set it to delete",
+                )
+        # Labels do not move event time, events do. Brokers older than Kafka 3.6 have no such setting.
+        future_ms = int(settings["events"].get("message.timestamp.after.max.ms", 0))
+        if future_ms > DAY_MS:
+            raise StartupRefused(
+                "event_time_unbounded",
+                f"{self._names.events} has message.timestamp.after.max.ms {future_ms}: one record of the far future "
+                "would move event time for all, and every label would be late; set it to 300000",
+            )
+        largest = max(int(settings[bare]["max.message.bytes"]) for bare in ("events", "labels"))
+        room = int(settings["dead_letters"]["max.message.bytes"])
+        if room < largest + DEAD_LETTER_EXTRA_BYTES:
+            raise StartupRefused(
+                "dead_letters_too_small",
+                f"{self._names.dead_letters} has max.message.bytes {room}, and a dead letter holds a record of up to "
+                f"{largest} bytes whole; set it to {OUTPUT_BYTES_MAX}, or make those of events and labels smaller",
+            )
+
+    def _differences(self, settings: Mapping[str, Mapping[str, str]]) -> list[str]:
+        return [
+            f"{self._names[bare]}: {key} is {settings[bare].get(key, 'unknown to this broker')}, declared {wanted}"
+            for bare, topic in DECLARATIONS.items()
+            for key, wanted in topic.configuration().items()
+            if settings[bare].get(key) != wanted
+        ]
 
     def offsets(self, topic: str, partition: int) -> tuple[int, int]:
         """The log's start and end (exclusive). Raises Unavailable."""

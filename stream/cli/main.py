@@ -127,9 +127,8 @@ def topics(pipeline_file: PipelineFile) -> None:
     kafka = KafkaTopics(settings.kafka(), TopicNames(load_pipeline(pipeline_file).pipeline.name))
     made = kafka.create(settings.partitions, settings.replication_factor)
     console.print(f"created: {', '.join(made) or 'nothing, all exist'}", highlight=False)
-    for difference in kafka.differing_settings():
-        console.print(f"[yellow]differs[/] {difference}", highlight=False)
-    kafka.check()
+    for warning in kafka.check().warnings:
+        console.print(f"[yellow]differs[/] {warning}", highlight=False)
 
 
 @app.command()

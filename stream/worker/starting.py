@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import NamedTuple
 
 import redis.asyncio as aioredis
 from redis.exceptions import RedisError
 
 from stream.adapters.kafka_publisher import KafkaPublisher
-from stream.adapters.kafka_topics import ClusterTopics, KafkaTopics
+from stream.adapters.kafka_topics import CheckedTopics, KafkaTopics
 from stream.adapters.redis_connections import redis_client
 from stream.adapters.redis_models import RedisControl, RedisModelStore, examples_from
 from stream.adapters.redis_state import RedisStateStore
@@ -23,6 +24,8 @@ from stream.worker.roles import LearnRole, ScoreRole
 
 __all__ = ["Claimed", "check_redis", "claim", "create_worker"]
 
+log = logging.getLogger(__name__)
+
 REDIS_OLDEST = (6, 2)
 
 
@@ -35,6 +38,12 @@ async def check_redis(client: aioredis.Redis) -> None:
     version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
     if version < REDIS_OLDEST:
         raise StartupRefused("redis_too_old", f"Redis is {info['redis_version']}; 6.2 or newer is needed")
+    if not info.get("aof_enabled"):
+        log.warning(
+            "Redis writes no append-only file: when it restarts it may come back with older state, and then a worker "
+            "stops at `conflict`; set `appendonly yes`",
+            extra={"code": "redis_not_durable"},
+        )
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         raise StartupRefused(
@@ -48,7 +57,7 @@ class Claimed(NamedTuple):
     """The world a pipeline runs in."""
 
     configuration: str
-    cluster: ClusterTopics
+    cluster: CheckedTopics
     examples_from: dict[int, int]  # by shard: where the examples of this state begin, after a reset
 
 
@@ -59,6 +68,8 @@ async def claim(pipeline: Pipeline, settings: Settings, kafka: KafkaTopics, clie
     """
     await check_redis(client)
     cluster = await asyncio.to_thread(kafka.check)
+    for warning in cluster.warnings:
+        log.warning("%s", warning, extra={"code": "topic_differs"})
     configuration = pipeline.fingerprint(state_digest(pipeline.build()))
     wanted = {"configuration": configuration, "cluster": cluster.cluster_id}
     wanted |= {f"topic:{name}": found.topic_id for name, found in cluster.topics.items()}

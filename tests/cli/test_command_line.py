@@ -208,9 +208,13 @@ def test_a_recreated_topic_is_refused(world: World):
 
 def test_a_redis_that_evicts_is_refused(world: World):
     world.redis.config_set("maxmemory-policy", "allkeys-lru")
+    world.redis.config_set("appendonly", "no")
     try:
-        assert "noeviction" in refused(world, "redis_evicts")
+        text = refused(world, "redis_evicts")
+        assert "noeviction" in text
+        assert "appendonly yes" in text
     finally:
+        world.redis.config_set("appendonly", "yes")
         world.redis.config_set("maxmemory-policy", "noeviction")
 
 

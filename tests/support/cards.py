@@ -34,8 +34,8 @@ pipeline = Pipeline(
     features={"amount": number(low=0, high=900), "hour": int},
     entity_features=[
         entity.count("5m"),
-        entity.mean("amount", "1h"),
-        entity.distinct("hour", "1h"),
+        entity.mean("amount", "20m"),
+        entity.distinct("hour", "20m"),
         entity.seconds_since_last(),
         entity.custom("paced", paced),
     ],
