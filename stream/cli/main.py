@@ -85,9 +85,11 @@ def worker(
     """Run one worker: score (events to predictions) or learn (examples to a better model)."""
     if role not in ("score", "learn"):
         raise ConfigurationError("--role", role, "use score or learn")
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr
-    )
+    handler = logging.StreamHandler()
+    # The code is stable and documented in docs/operating.md; most lines have none.
+    words = "%(asctime)s %(levelname)s %(name)s [%(code)s] %(message)s"
+    handler.setFormatter(logging.Formatter(words, defaults={"code": "-"}))
+    logging.basicConfig(level=log_level.upper(), handlers=[handler])
     logging.getLogger("stream").setLevel(min(logging.INFO, logging.getLogger().level))
     for noisy in ("faust", "mode", "aiokafka", "stream.worker.transport", "stream.worker.app"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -75,7 +75,7 @@ def interruptible() -> Iterator[threading.Event]:
 def run_up(pipeline_file: Path, score: int, directory: Path, console: Console) -> None:
     """See `driftloop up`."""
     pipeline = load_pipeline(pipeline_file).pipeline
-    own_servers = "DRIFTLOOP_BROKERS" not in os.environ
+    own_servers = "brokers" not in load_settings().model_fields_set  # neither in the environment nor in its file
     with interruptible() as stop:
         if own_servers:
             with Stack(directory, say=lambda text: console.print(text, style="dim")) as stack:

@@ -28,6 +28,14 @@ HEADLINE = {
 }
 
 
+TROUBLE = {
+    "updates_refused": "updates refused",
+    "gaps": "gaps in the examples",
+    "repeats": "repeated examples",
+    "growth_stopped": "trees stopped growing",
+}
+
+
 class PipelineStatus(msgspec.Struct):
     """One look at a pipeline: what Redis and Kafka say."""
 
@@ -103,7 +111,17 @@ def status_view(status: PipelineStatus) -> Group:
     model = Text(
         f"model {status.learner['version']}: learned {learned:,}, {status.learner['model_size_bytes']:,} bytes"
     )
-    return Group(flow, labels, model, quality_table(status.learner["metrics"]))
+    shown: list[Any] = [flow, labels, model]
+    if trouble := _learner_trouble(status.learner["counts"]):
+        shown.append(Text(f"learner: {trouble}", style="yellow"))
+    return Group(*shown, quality_table(status.learner["metrics"]))
+
+
+def _learner_trouble(counts: Mapping[str, int]) -> str:
+    """What a learner met that it should not have; empty if nothing."""
+    met = [f"{words} {counts[name]:,}" for name, words in TROUBLE.items() if counts.get(name)]
+    dead = _listed(counts, "dead_letters.")
+    return ", ".join([*met, f"dead letters: {dead}"] if dead else met)
 
 
 def _listed(counts: Mapping[str, int], part: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from stream.core.scores import ScoreHistogram, bin_of
+from stream.core.scores import ANOMALY_BINS, BINS, ScoreHistogram, anomaly_bin_of, bin_of
 from stream.messages import LabelValue, Served
 
 __all__ = ["Baselines", "Evaluation"]
@@ -63,7 +63,8 @@ class Evaluation:
         self._sums: dict[str, list[float]] = {system: [0.0, 0.0, 0.0, 0.0] for system in SYSTEMS}
         self._target = [0.0, 0.0, 0.0]
         self._window: deque[Any] = deque(maxlen=window)
-        self._histogram = ScoreHistogram()
+        self._bins = ANOMALY_BINS if task == "anomaly" else BINS
+        self._histogram = ScoreHistogram(self._bins)
 
     def update(self, label: LabelValue, served: Served) -> None:
         """Judge one served prediction."""
@@ -101,7 +102,7 @@ class Evaluation:
             if served.probabilities is not None:
                 at = bin_of(served.probabilities.get("true", 0.0))
         elif self._task == "anomaly" and served.score is not None:
-            at = bin_of(served.score)
+            at = anomaly_bin_of(served.score)
         if at is not None:
             self._histogram.counts[label == "true"][at] += 1
         self._window.append((label, *predictions, loss, brier, prior_loss, prior_brier, at))
@@ -171,7 +172,7 @@ class Evaluation:
         return counts
 
     def _recent_histogram(self) -> ScoreHistogram:
-        histogram = ScoreHistogram()
+        histogram = ScoreHistogram(self._bins)
         for entry in self._window:
             if entry[8] is not None:
                 histogram.counts[entry[0] == "true"][entry[8]] += 1

@@ -120,6 +120,7 @@ class LearnStep:
                 self._example(self._parse(record))
             except RecordRejected as rejected:
                 self._count("dead_letters")
+                self._count(f"dead_letters.{rejected.code}")
                 out.append(dead_letter(record, rejected, "learn", self._pipeline.name))
             self.offset = record.offset + 1
         return out

@@ -1,7 +1,8 @@
 """ROC AUC and average precision from a fixed histogram of scores.
 
 Scores of 0 to 1 fall into 200 bins, equally wide in log odds between 0.0001 and 0.9999, so that rare classes are
-resolved where they live. Within a bin, positives and negatives count as tied: an AUC is off by at most half the
+resolved where they live. An anomaly score may lie anywhere: beyond 0 and 1 there are 768 more bins on each side, 64 for
+each doubling of the distance. Within a bin, positives and negatives count as tied: an AUC is off by at most half the
 product of the shares of positives and negatives that meet in one bin.
 """
 
@@ -10,9 +11,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["BINS", "ScoreHistogram", "bin_of"]
+__all__ = ["ANOMALY_BINS", "BINS", "ScoreHistogram", "anomaly_bin_of", "bin_of"]
 
 BINS = 200
+BEYOND = 768
+PER_DOUBLING = 64
+ANOMALY_BINS = BEYOND + BINS + BEYOND
 _EDGE = math.log(0.9999 / 0.0001)
 _SCALE = BINS / (2 * _EDGE)
 
@@ -30,11 +34,24 @@ def bin_of(probability: float) -> int:
     return int((math.log(probability / (1.0 - probability)) + _EDGE) * _SCALE)
 
 
+def anomaly_bin_of(score: float) -> int:
+    """The bin of any finite score.
+
+    >>> anomaly_bin_of(-0.1), anomaly_bin_of(0.5), anomaly_bin_of(2.0), anomaly_bin_of(1e300)
+    (759, 868, 1032, 1735)
+    """
+    if score > 1.0:
+        return BEYOND + BINS + min(BEYOND - 1, int(PER_DOUBLING * math.log2(score)))
+    if score < 0.0:
+        return BEYOND - 1 - min(BEYOND - 1, int(PER_DOUBLING * math.log2(1.0 - score)))
+    return BEYOND + bin_of(score)
+
+
 class ScoreHistogram:
     """Counts of negatives and positives per bin."""
 
-    def __init__(self) -> None:
-        self.counts: list[list[int]] = [[0] * BINS, [0] * BINS]
+    def __init__(self, bins: int = BINS) -> None:
+        self.counts: list[list[int]] = [[0] * bins, [0] * bins]
 
     def figures(self) -> dict[str, Any]:
         """`roc_auc` and `average_precision`; None unless both classes were seen."""

@@ -104,6 +104,19 @@ def test_anomaly_scores_are_judged_without_probabilities():
     assert "log_loss" not in sheet
 
 
+@pytest.mark.parametrize(("scale", "shift"), [(40.0, 0.0), (3.0, -2.0), (1_000.0, 5.0), (1.0, -7.0)])
+def test_anomaly_scores_may_leave_zero_to_one(scale: float, shift: float):
+    """LOF and LODA score above 1, one-class SVMs below 0."""
+    pairs = [(label, shift + scale * p) for label, p in binary_stream(0.1)]
+    evaluation = Evaluation("anomaly", window=WINDOW)
+    for label, score in pairs:
+        evaluation.update(label, Served("v", False, None, score))
+    for span, its in (("overall", pairs), ("window", pairs[-WINDOW:])):
+        assert evaluation.report()[span]["model"]["roc_auc"] == pytest.approx(exact_auc(its), abs=0.02)
+    again = Evaluation.from_state(evaluation.to_state())
+    assert again.report() == evaluation.report()
+
+
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression", "anomaly"])
 def test_an_empty_report_has_no_figures_and_no_error(task: str):
     report = Evaluation(task).report()

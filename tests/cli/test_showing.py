@@ -1,0 +1,48 @@
+"""What status says of a pipeline, from figures as Redis and Kafka give them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from stream.cli.showing import PipelineStatus, status_view
+from stream.core.evaluating import Evaluation
+from stream.core.learning import LearnStep
+from stream.core.records import Record
+from stream.core.remembering import Meta
+from tests.support.records import pipeline_of
+
+
+def shown(learner: dict[str, Any] | None, **counts: int) -> str:
+    meta = Meta(offsets={"events": 8, "labels": 2}, counts=counts)
+    status = PipelineStatus("cards", {0: meta}, {"events": {0: 10}, "labels": {0: 2}}, learner, {})
+    console = Console(width=160)
+    with console.capture() as capture:
+        console.print(status_view(status))
+    return capture.get()
+
+
+def learner_of(**counts: int) -> dict[str, Any]:
+    return {
+        "version": "base@7", "model_size_bytes": 1_000, "counts": counts, "metrics": Evaluation("binary").report(),
+    }  # fmt: skip
+
+
+def test_flow_lag_labels_and_dead_letters_are_shown():
+    text = shown(learner_of(learned=7), events=8, dead_letters=1, **{"dead_letters.json_invalid": 1, "late_labels": 3})
+    for part in ("lag events", "json_invalid 1", "late 3", "model base@7: learned 7"):
+        assert part in text
+    assert "learner:" not in text
+    assert "no model yet" in shown(None)
+
+
+def test_what_the_learner_could_not_use_is_shown():
+    text = shown(learner_of(updates_refused=2, gaps=1, **{"dead_letters": 4, "dead_letters.learn_failed": 4}))
+    assert "learner: updates refused 2, gaps in the examples 1, dead letters: learn_failed 4" in text
+
+
+def test_the_learner_counts_its_dead_letters_by_code():
+    step = LearnStep(pipeline_of(), shard=0, keys=[b"k" * 32], configuration="c")
+    step.step([Record("examples", 0, 0, 0, b"k", b"{broken"), Record("examples", 0, 1, 0, b"k", None)])
+    assert step.counts == {"dead_letters": 2, "dead_letters.example_invalid": 1, "dead_letters.value_empty": 1}
