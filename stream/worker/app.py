@@ -61,7 +61,7 @@ class WorkerApp(faust.App):  # type: ignore[misc]
         async def agent(stream: Any) -> None:
             async for event in stream.noack().events():
                 batch: FetchedBatch = event.message.value
-                role.take(self.bare_topics[batch.topic], batch.partition, batch.records)
+                role.take(self.bare_topics[batch.topic], batch.partition, batch.records, batch.until)
 
     def _new_transport(self) -> BatchTransport:
         return BatchTransport(self.conf.broker_consumer, self)
@@ -89,6 +89,7 @@ def _consumer_config(group: str, settings: Settings) -> dict[str, Any]:
         "group.id": group,
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
+        "enable.partition.eof": True,  # says where a log ends that ends with markers of transactions
         "auto.offset.reset": "error",  # start-up checks the stored offsets; a hole must never be jumped silently
         "isolation.level": "read_committed",
         "partition.assignment.strategy": "range",  # events and labels with equal counts go to the same member

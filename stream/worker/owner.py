@@ -71,17 +71,17 @@ class Owner:
         """Leave nothing half done, before the partition is given up."""
         raise NotImplementedError
 
-    def add(self, topic: str, records: Sequence[Record]) -> None:
-        """Records of one fetch, in offset order."""
+    def add(self, topic: str, records: Sequence[Record], until: int) -> None:
+        """Records of one fetch, in offset order; before offset `until` there are no more."""
         if self._abandoned:
             self._taken += len(records)
             return
         expected = max(self._fetched_until.get(topic, 0), self.offsets[topic])
-        if records[0].offset < expected:  # a rebalance may deliver again what the stored offsets cover
+        if records and records[0].offset < expected:  # a rebalance may deliver again what the stored offsets cover
             self._taken += sum(1 for record in records if record.offset < expected)
             records = [record for record in records if record.offset >= expected]
-        if records:
-            self._fetched_until[topic] = records[-1].offset + 1
+        if until > expected:
+            self._fetched_until[topic] = until
             self._accept(topic, records)
             self._arrived.set()
 

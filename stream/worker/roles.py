@@ -114,13 +114,13 @@ class _Role:
         await self._publisher.close()
         await self._models.close()
 
-    def take(self, topic: str, partition: int, records: Sequence[Record]) -> None:
-        """One fetched batch, from the Faust agent."""
+    def take(self, topic: str, partition: int, records: Sequence[Record], until: int) -> None:
+        """One fetched batch, from the Faust agent; the log goes on at offset `until`."""
         owned = self._owned.get(partition)
         if owned is None:
             self._taken_by_former += len(records)
         else:
-            owned.add(topic, records)
+            owned.add(topic, records, until)
 
     async def _acquire(self, number: int) -> tuple[Owner, Mapping[str, int]]:
         raise NotImplementedError

@@ -35,16 +35,21 @@ FETCH_RECORDS_MAX = 2_000
 POLL_S = 0.1
 DELIVERY_GAP_S = 0.003
 HOUSEKEEP_EVERY_S = 1.0
-RETRIABLE = frozenset((KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._PARTITION_EOF,
-                       KafkaError._MAX_POLL_EXCEEDED, KafkaError._RESOLVE, KafkaError._AUTHENTICATION))  # fmt: skip
+RETRIABLE = frozenset((KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._MAX_POLL_EXCEEDED,
+                       KafkaError._RESOLVE, KafkaError._AUTHENTICATION))  # fmt: skip
 
 
 class FetchedBatch(NamedTuple):
-    """Raw records of one partition, in offset order."""
+    """Raw records of one partition, in offset order.
+
+    `until` is the next offset that may hold a record. Where a log ends with markers of transactions, which no consumer is
+    given, it lies behind them, and there may be no records at all.
+    """
 
     topic: str  # Kafka's name
     partition: int
     records: list[Record]
+    until: int
 
 
 class Ownership(Protocol):
@@ -91,6 +96,7 @@ class BatchConsumer(FaustConsumer):  # type: ignore[misc]
         self._housekept_s = 0.0
         self._delivered_s = 0.0
         self._ends: dict[tuple[str, int], int] = {}
+        self._delivered_until: dict[tuple[str, int], int] = {}
         self._handed = 0  # records given to the event loop since the last assignment ...
         self._taken_before = 0  # ... and what had been taken until then
         self._batches: asyncio.Queue[FetchedBatch] = asyncio.Queue()
@@ -203,7 +209,9 @@ class BatchConsumer(FaustConsumer):  # type: ignore[misc]
             return
         self._pause(rd)
         first = rd.poll(POLL_S)
-        if first is not None:
+        if first is not None and _at_end(first):  # no reason to wait, nor to make the next records wait
+            self._deliver(rd, [first])
+        elif first is not None:
             # Handing over costs the event loop as much for one record as for a hundred: not more often than this.
             early_s = self._delivered_s + DELIVERY_GAP_S - time.monotonic()
             if early_s > 0:
@@ -226,6 +234,7 @@ class BatchConsumer(FaustConsumer):  # type: ignore[misc]
 
     def _deliver(self, rd: RdConsumer, messages: list[Any]) -> None:
         by_partition: dict[tuple[str, int], list[Record]] = {}
+        reached: dict[tuple[str, int], int] = {}  # ends that were come to behind the last record
         bare = self.app.bare_topics
         last: tuple[str, int] | None = None
         records: list[Record] = []
@@ -233,7 +242,9 @@ class BatchConsumer(FaustConsumer):  # type: ignore[misc]
         for m in messages:
             error = m.error()
             if error is not None:
-                if error.code() not in RETRIABLE and not error.retriable():
+                if error.code() == KafkaError._PARTITION_EOF:
+                    reached[m.topic(), m.partition()] = m.offset()
+                elif error.code() not in RETRIABLE and not error.retriable():
                     raise KafkaException(error)
                 continue
             key = (m.topic(), m.partition())
@@ -242,7 +253,10 @@ class BatchConsumer(FaustConsumer):  # type: ignore[misc]
                 name = bare[key[0]]
             records.append(Record(name, key[1], m.offset(), m.timestamp()[1], m.key(), m.value(), m.headers()))
         self._handed += sum(map(len, by_partition.values()))
-        batches = [FetchedBatch(topic, p, records) for (topic, p), records in by_partition.items()]
+        until = {tp: records[-1].offset + 1 for tp, records in by_partition.items()}
+        until |= {tp: end for tp, end in reached.items() if end > until.get(tp, self._delivered_until.get(tp, -1))}
+        self._delivered_until |= until
+        batches = [FetchedBatch(*tp, by_partition.get(tp, []), end) for tp, end in until.items()]
         if batches:
             # The ends of the sibling topics too: labels must know whether events of their partition are still to come.
             numbers = {partition for _, partition in by_partition}
@@ -298,6 +312,7 @@ class BatchConsumer(FaustConsumer):  # type: ignore[misc]
         self._handed, self._taken_before = 0, self._ownership.taken()  # the polling thread waits for us
         self._paused_now = frozenset()
         self._ends.clear()
+        self._delivered_until = dict(offsets)
         self._generation += 1
         self.app.consumer_generation_id = self._generation
         self._assigned = {TP(topic, partition) for topic, partition in pairs}
@@ -341,13 +356,17 @@ class BatchConsumer(FaustConsumer):  # type: ignore[misc]
         self.app.fail(error)
 
 
+def _at_end(message: Any) -> bool:
+    error = message.error()
+    return error is not None and error.code() == KafkaError._PARTITION_EOF
+
+
 def _message(tp: TP, batch: FetchedBatch, generation_id: int) -> ConsumerMessage:
-    last = batch.records[-1]
     return ConsumerMessage(
         topic=batch.topic,
         partition=batch.partition,
-        offset=last.offset,
-        timestamp=last.timestamp_ms / 1000.0,
+        offset=batch.until - 1,
+        timestamp=batch.records[-1].timestamp_ms / 1000.0 if batch.records else 0.0,
         timestamp_type=0,
         headers=[],
         key=b"",

@@ -10,6 +10,7 @@ import pytest
 
 from stream.cli.running import forget
 from stream.contracts import schema_for
+from stream.core.records import Record
 from stream.local.process import Child
 from tests.support.oracles import examine
 from tests.support.world import World, card_stream
@@ -62,8 +63,10 @@ def test_every_label_case(make_world: Callable[..., World], missing: str, cases:
 
 
 def test_poison_at_ten_percent(world: World):
-    records = card_stream(4_000, poison=0.1)
-    world.produce(records)
+    records = card_stream(3_999, poison=0.1)
+    largest = b"x" * 1_048_400  # the broker takes 1,048,588 with what surrounds it
+    records.append(Record("events", 1, 0, records[-1].timestamp_ms, b"card-1", largest, [("trace", b"0" * 50)]))
+    world.produce(records, **{"message.max.bytes": 2_000_000})
     world.start("learn")
     world.start("score")
     world.wait_settled()
@@ -71,6 +74,7 @@ def test_poison_at_ten_percent(world: World):
     assert sum(verdict.dead_letters.values()) + verdict.predictions == 4_000
     assert 300 < sum(verdict.dead_letters.values()) < 500
     assert len(verdict.dead_letters) >= 6
+    assert largest in {record.value for record in world.read("dead_letters")[1]}
 
 
 def test_every_codec_is_read(world: World):
@@ -81,6 +85,27 @@ def test_every_codec_is_read(world: World):
     world.start("score")
     world.wait_settled()
     assert len(world.read("predictions")[0]) + len(world.read("predictions")[1]) == 1_200
+
+
+def test_producers_may_use_transactions(world: World):
+    """Markers end the log: the worker must know that nothing more is to come, and align what comes later."""
+    first, second = halves(card_stream(4_000))
+    world.produce_in_transactions(first)
+    world.start("learn")
+    score = world.start("score")
+    world.wait(world.done, "the first half to be processed")
+    score.signal(19)
+    world.produce_in_transactions(second)
+    assert world.lag() > 2_000
+    score.signal(18)
+    world.wait(world.done, "the second half to be processed")
+    verdict = examine(world)
+    assert verdict.predictions == 4_000
+    assert verdict.counts["on_time_labels"] > 3_500
+
+
+def halves(records: list[Record]) -> tuple[list[Record], list[Record]]:
+    return records[: len(records) // 2], records[len(records) // 2 :]
 
 
 def test_two_workers_share_the_partitions(make_world: Callable[..., World]):

@@ -6,13 +6,14 @@ import os
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import redis
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from stream.adapters.file_pipelines import load_pipeline
 from stream.adapters.kafka_topics import KafkaTopics
@@ -108,6 +109,21 @@ class World:
         status = self.status()
         return sum(status.lag(topic) for topic in ("events", "labels"))
 
+    def done(self) -> bool:
+        """As `settled`, where the log ends with markers that are never read."""
+        status = self.status()
+        read = {topic: self.read(topic) for topic in ("events", "labels")}
+        return (
+            all(
+                status.partitions[p].offsets.get(topic, 0) == records[-1].offset + 1
+                for topic, by_partition in read.items()
+                for p, records in by_partition.items()
+            )
+            and not any(self.redis.hlen(f"{{{self.name}:{p}}}:outbox") for p in range(self.partitions))
+            and status.learner is not None
+            and status.lag("examples") == 0
+        )
+
     def settled(self) -> bool:
         """Everything processed, published, learned and snapshotted."""
         status = self.status()
@@ -141,29 +157,57 @@ class World:
         assert not failures
         return sent
 
+    def produce_in_transactions(self, records: Iterable[Record], size: int = 100) -> None:
+        """Commits leave markers in the log, which no consumer is given; after each, some records are taken back."""
+        producer = Producer(
+            {"bootstrap.servers": self.stack.brokers, "transactional.id": f"{self.name}-producer", "log_level": 0}
+        )
+        producer.init_transactions(30)
+
+        def transaction(part: Iterable[Record]) -> None:
+            producer.begin_transaction()
+            for r in part:
+                producer.produce(self.names[r.topic], r.value, r.key, r.partition, timestamp=r.timestamp_ms)
+
+        for part in batched(records, size):
+            transaction(part)
+            producer.commit_transaction(30)
+            transaction(part[-2:])
+            producer.flush(30)
+            producer.abort_transaction(30)
+
     def read(self, topic: str) -> dict[int, list[Record]]:
-        """Everything that lies in a topic, by partition."""
+        """Everything that lies in a topic, by partition; what transactions took back is not there."""
         consumer = Consumer(
             {"bootstrap.servers": self.stack.brokers, "group.id": "reader", "enable.auto.commit": False, "log_level": 0,
-             "enable.partition.eof": False}
+             "enable.partition.eof": True}
         )  # fmt: skip
         name = self.names[topic]
         found: dict[int, list[Record]] = defaultdict(list)
         try:
-            count = len(consumer.list_topics(name, timeout=10).topics[name].partitions)
-            ends = {p: consumer.get_watermark_offsets(TopicPartition(name, p), timeout=10)[1] for p in range(count)}
-            consumer.assign([TopicPartition(name, p, 0) for p, end in ends.items() if end])
+            left = set(consumer.list_topics(name, timeout=10).topics[name].partitions)
+            consumer.assign([TopicPartition(name, p, 0) for p in left])
             deadline_s = time.monotonic() + 30
-            while any(len(found[p]) < end for p, end in ends.items()):
-                assert time.monotonic() < deadline_s, f"reading {name}: {ends}"
+            while left:
+                assert time.monotonic() < deadline_s, f"reading {name}: {left}"
                 for m in consumer.consume(5_000, 0.05):
-                    assert m.error() is None
+                    error = m.error()
+                    if error is not None:
+                        assert error.code() == KafkaError._PARTITION_EOF, error
+                        left.discard(m.partition())
+                        continue
                     found[m.partition()].append(
                         Record(topic, m.partition(), m.offset(), m.timestamp()[1], m.key(), m.value(), m.headers())
                     )
         finally:
             consumer.close()
         return found
+
+
+def batched(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
+    rest = iter(records)
+    while part := list(islice(rest, size)):
+        yield part
 
 
 def card_stream(
