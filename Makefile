@@ -40,10 +40,23 @@ demo: install  ## stream the payments example through a real Kafka and Redis, he
 bench: install  ## figures, one JSON line each; QUICK=1 for a short run
 	$(BIN)/python -m bench.run $(if $(QUICK),--quick)
 
+bench-peers: install .venv-bench-quix/.installed .venv-bench-bytewax/.installed  ## beside Quix Streams and Bytewax (Python 3.11 or 3.12)
+	$(BIN)/python -m bench.run --only peers $(if $(QUICK),--quick)
+
+.venv-bench-%/.installed: requirements/bench-%.txt
+	@if command -v uv >/dev/null; then \
+		uv venv --quiet --allow-existing --python $(PYTHON) $(@D) && \
+		uv pip install --quiet --compile-bytecode --python $(@D)/bin/python -r $< ; \
+	else \
+		$(PYTHON) -m venv $(@D) && \
+		$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $< ; \
+	fi
+	@touch $@
+
 schemas: install  ## write schemas/ anew from stream/messages.py
 	$(BIN)/python -m stream.contracts
 
 clean:  ## remove what was installed and what the local stack stored
-	rm -rf $(VENV) .driftloop
+	rm -rf $(VENV) .venv-bench-quix .venv-bench-bytewax .driftloop
 
-.PHONY: help install check test test-quick demo bench schemas clean
+.PHONY: help install check test test-quick demo bench bench-peers schemas clean

@@ -27,7 +27,7 @@ from stream.messages import Example, Served, Source
 from stream.settings import load_settings
 from stream.topics import TopicNames
 
-__all__ = ["Bench", "figure", "rate_of"]
+__all__ = ["Bench", "figure", "peer_python", "rate_of"]
 
 PIPELINE = Path(__file__).with_name("pipeline.py")
 DEADLINE_S = 240.0
@@ -140,19 +140,27 @@ class Bench:
     @contextmanager
     def bare_answers(self) -> Iterator[None]:
         """The bare loop, answering events until it is stopped."""
-        loop = subprocess.Popen(self._command("bench.bare", ["answer"], 1 << 40), stdout=subprocess.DEVNULL)
+        command = self._command(sys.executable, "bench.bare", ["answer"], 1 << 40)
+        loop = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             yield
         finally:
             loop.kill()
             loop.wait()
 
-    def _command(self, module: str, first: list[str], total: int) -> list[str]:
-        return [sys.executable, "-m", module, *first, self.stack.brokers, self.name, self.model, str(total)]
+    def peer(self, name: str, module: str, events: int) -> float:
+        """Rate of a peer in its own environment, which must have answered every event."""
+        rate = self.printed(module, [], 2 * events, str(peer_python(name)))
+        if self.published() < events:
+            raise RuntimeError(f"{module} wrote {self.published()} predictions of {events}")
+        return rate
 
-    def printed(self, module: str, first: list[str], total: int) -> float:
+    def _command(self, python: str, module: str, first: list[str], total: int) -> list[str]:
+        return [python, "-m", module, *first, self.stack.brokers, self.name, self.model, str(total)]
+
+    def printed(self, module: str, first: list[str], total: int, python: str = sys.executable) -> float:
         """Rate of a program that prints its own progress."""
-        command = self._command(module, first, total)
+        command = self._command(python, module, first, total)
         answer = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
         points = [tuple(json.loads(line)) for line in answer.stdout.splitlines() if line.startswith("[")]
         if not points or points[-1][1] < total:
@@ -219,6 +227,12 @@ def paired(runs: int, ours: Callable[[], float], theirs: Callable[[], float]) ->
             (mine if side is ours else other).append(side())
     ratios = [a / b for a, b in zip(mine, other, strict=True)]
     return statistics.median(mine), statistics.median(other), statistics.median(ratios)
+
+
+def peer_python(name: str) -> Path | None:
+    """The interpreter of a peer's environment, if `make bench-peers` has made it."""
+    environment = Path(__file__).parent.parent / f".venv-bench-{name}"
+    return environment / "bin" / "python" if (environment / ".installed").exists() else None
 
 
 def stack_for_bench(directory: Path) -> Stack:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from bench import latency, memory, throughput
-from bench.harness import stack_for_bench
+from bench.harness import peer_python, stack_for_bench
 from stream.local.stack import Stack
 
 Part = Callable[[Stack, bool], None]
@@ -20,6 +21,9 @@ def parts() -> dict[str, Part]:
             stack, model, features, 15_000 if quick else 60_000, 1 if quick else 3
         )
 
+    def beside(name: str) -> Part:
+        return lambda s, q: throughput.peer(s, name, "logistic", 15_000 if q else 50_000, 1 if q else 3)
+
     return {
         "score.logistic": score("logistic", "plain"),
         "score.logistic.entities": score("logistic", "entities"),
@@ -29,6 +33,7 @@ def parts() -> dict[str, Part]:
         "whole.logistic": lambda s, q: throughput.whole(s, "logistic", 15_000 if q else 50_000, 1 if q else 3),
         "whole.tree": lambda s, q: throughput.whole(s, "tree", 10_000 if q else 30_000, 1 if q else 3),
         "whole.faust": lambda s, q: throughput.plain_faust(s, "logistic", 3_000 if q else 15_000, 1 if q else 2),
+        **{f"peers.{name}": beside(name) for name in throughput.PEERS},
         "two_workers": lambda s, q: throughput.two_workers(s, "logistic", 20_000 if q else 100_000, 1 if q else 3),
         "latency": latency.run,
         "memory": memory.run,
@@ -40,9 +45,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small and short, for CI")
     parser.add_argument("--only", nargs="*", help="parts, by the beginning of their names")
     arguments = parser.parse_args()
+    chosen = {
+        name: part
+        for name, part in parts().items()
+        if not arguments.only or any(name.startswith(wanted) for wanted in arguments.only)
+    }
+    missing = [f"peers.{name}" for name in throughput.PEERS if f"peers.{name}" in chosen and not peer_python(name)]
+    if missing:
+        print(f"{', '.join(missing)} left out: not installed, make bench-peers does it", file=sys.stderr)
     with tempfile.TemporaryDirectory() as directory, stack_for_bench(Path(directory)) as stack:
-        for name, part in parts().items():
-            if not arguments.only or any(name.startswith(wanted) for wanted in arguments.only):
+        for name, part in chosen.items():
+            if name not in missing:
                 part(stack, arguments.quick)
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from bench.harness import figure, open_bench, paired, rate_of
 from stream.local.stack import Stack
 
-__all__ = ["learn", "plain_faust", "score", "two_workers", "whole"]
+__all__ = ["PEERS", "learn", "peer", "plain_faust", "score", "two_workers", "whole"]
+
+# How a peer is called in an environment and a figure: its module and its name.
+PEERS = {"quix": ("bench.quix_streams", "Quix Streams"), "bytewax": ("bench.bytewax_flow", "Bytewax")}
 
 
 def score(stack: Stack, model: str, features: str, events: int, runs: int) -> None:
@@ -67,6 +70,19 @@ def plain_faust(stack: Stack, model: str, events: int, runs: int) -> None:
 
     mine, other, ratio = paired(runs, lambda: _both_roles(stack, model, events), plain)
     _report(f"whole.{model}.beside_faust", mine, other, ratio, "labelled events/s", "plain Faust agents")
+
+
+def peer(stack: Stack, name: str, model: str, events: int, runs: int) -> None:
+    """One score and one learn worker against another framework that predicts and learns in one process."""
+    module, title = PEERS[name]
+
+    def theirs() -> float:
+        with open_bench(stack, model=model) as bench:
+            bench.events(events, labels=True)
+            return bench.peer(name, module, events) / 2
+
+    mine, other, ratio = paired(runs, lambda: _both_roles(stack, model, events), theirs)
+    _report(f"whole.{model}.beside_{name}", mine, other, ratio, "labelled events/s", title)
 
 
 def _both_roles(stack: Stack, model: str, events: int) -> float:

@@ -1,0 +1,47 @@
+"""Quix Streams as its documentation shows it: a StreamingDataFrame per topic, predict and learn.
+
+    .venv-bench-quix/bin/python -m bench.quix_streams <brokers> <name> <model> <count>
+
+Prints `[seconds, records]` now and then. Quix commits offsets every 5 s, so after a crash it reads and answers records
+again; the model and what waits for a label are in memory and lost. No explanations, no dead letters, no validation.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from quixstreams import Application
+
+from bench.peer import PredictAndLearn
+
+
+def main(brokers: str, name: str, model_name: str, count: int) -> None:
+    # The topics' own JSON (orjson), commit settings and polling are the defaults.
+    app = Application(
+        broker_address=brokers, consumer_group=f"{name}-quix", auto_offset_reset="earliest",
+        auto_create_topics=False, loglevel="ERROR",
+    )  # fmt: skip
+    work = PredictAndLearn(model_name, count)
+
+    def stop_when_done() -> None:
+        if work.done == count:
+            app.stop()
+
+    def predict(value: dict[str, Any]) -> dict[str, Any]:
+        answer = work.event(value)
+        stop_when_done()
+        return answer
+
+    def learn(value: dict[str, Any]) -> None:
+        work.label(value)
+        stop_when_done()
+
+    app.dataframe(app.topic(f"{name}.events")).apply(predict).to_topic(app.topic(f"{name}.predictions"))
+    app.dataframe(app.topic(f"{name}.labels")).update(learn)
+    app.run()
+
+
+if __name__ == "__main__":
+    brokers_, name_, model_, count_ = sys.argv[1:]
+    main(brokers_, name_, model_, int(count_))
