@@ -53,10 +53,12 @@ def main() -> None:
     missing = [f"peers.{name}" for name in throughput.PEERS if f"peers.{name}" in chosen and not peer_python(name)]
     if missing:
         print(f"{', '.join(missing)} left out: not installed, make bench-peers does it", file=sys.stderr)
+        chosen = {name: part for name, part in chosen.items() if name not in missing}
+    if not chosen:
+        return
     with tempfile.TemporaryDirectory() as directory, stack_for_bench(Path(directory)) as stack:
-        for name, part in chosen.items():
-            if name not in missing:
-                part(stack, arguments.quick)
+        for part in chosen.values():
+            part(stack, arguments.quick)
 
 
 if __name__ == "__main__":
