@@ -2,8 +2,8 @@
 
     .venv-bench-bytewax/bin/python -m bench.bytewax_flow <brokers> <name> <model> <count>
 
-Prints `[seconds, records]` now and then. Recovery is off: Bytewax starts over from the first record after a crash, and the
-model and what waits for a label are in memory and lost. No explanations, no dead letters, no validation.
+Prints `[seconds, records]` now and then. Bytewax's recovery is off: after a crash it answers everything again from the first
+record, and the model and what waits for a label, both only in memory, are lost. No validation, dead letters or explanations.
 """
 
 from __future__ import annotations

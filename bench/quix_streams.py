@@ -2,8 +2,9 @@
 
     .venv-bench-quix/bin/python -m bench.quix_streams <brokers> <name> <model> <count>
 
-Prints `[seconds, records]` now and then. Quix commits offsets every 5 s, so after a crash it reads and answers records
-again; the model and what waits for a label are in memory and lost. No explanations, no dead letters, no validation.
+Prints `[seconds, records]` now and then. Quix commits offsets every 5 s, so after a crash it answers the records since then
+again, and the model and what waits for a label, both only in memory, are lost; Quix's own state (RocksDB and a changelog) is
+not used. No validation, dead letters or explanations.
 """
 
 from __future__ import annotations
