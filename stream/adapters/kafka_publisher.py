@@ -19,7 +19,8 @@ from stream.topics import OUTPUT_BYTES_MAX, TopicNames
 
 __all__ = ["KafkaPublisher"]
 
-POLL_S = 0.002
+POLL_S = 0.01  # acknowledgements only shorten the outbox; nobody who reads predictions waits for them
+FULL_S = 0.002
 
 
 class KafkaPublisher:
@@ -81,7 +82,7 @@ class KafkaPublisher:
                     break
                 except BufferError:  # librdkafka's queue is full: let it drain
                     self._producer.poll(0)
-                    await asyncio.sleep(POLL_S)
+                    await asyncio.sleep(FULL_S)
                 except KafkaException as error:
                     raise DriftloopError(f"Kafka refused a record for {record.topic}: {error}") from error
 

@@ -61,8 +61,9 @@ class WorkerApp(faust.App):  # type: ignore[misc]
         @self.agent(channel, name=role.name)  # type: ignore[untyped-decorator]
         async def agent(stream: Any) -> None:
             async for event in stream.noack().events():
-                batch: FetchedBatch = event.message.value
-                role.take(self.bare_topics[batch.topic], batch.partition, batch.records, batch.until)
+                batches: list[FetchedBatch] = event.message.value
+                for batch in batches:
+                    role.take(self.bare_topics[batch.topic], batch.partition, batch.records, batch.until)
 
     def _new_transport(self) -> BatchTransport:
         return BatchTransport(self.conf.broker_consumer, self)
