@@ -3,6 +3,10 @@
 Lean: River's `proba.Gaussian` carries a Mersenne Twister state (2.5 kB) that no learner uses, one per feature, class and
 leaf. Left out, snapshots are 9 to 130 times smaller.
 
+Settled: the order in which Python runs through a set depends on how the set came about, and River sums and answers in
+that order (`compose.Select`, the classes of a forest). Sets are written sorted, so all copies of a model run through theirs
+alike, however they were made; a learner therefore starts from a copy, too.
+
 Safe: the unpickler resolves exact names only (`allowed_classes.py` and what the pipeline file itself defines), a raw
 `getattr` is never among them, and nothing is decompressed beyond a bound. The signature (`snapshot.py`) comes first;
 this is the second wall.
@@ -13,7 +17,7 @@ from __future__ import annotations
 import io
 import pickle
 import random
-from typing import Any
+from typing import Any, NamedTuple
 
 import zstandard
 from river.proba import Gaussian
@@ -24,6 +28,8 @@ from stream.errors import SnapshotRefused
 __all__ = ["dump_model", "load_model"]
 
 SIZE_MAX_BYTES = 512 * 1024 * 1024
+SETS = (set, frozenset)
+OBJECT_REDUCE: Any = object.__reduce__
 _UNUSED = random.Random(0)
 
 OTHERS = frozenset(
@@ -72,6 +78,7 @@ OTHERS = frozenset(
         ("river.tree.splitter.ebst_splitter", "EBSTNode._update_estimator_univariate"),
         ("statistics", "NormalDist"),
         ("stream.core.lean_pickle", "_gaussian"),
+        ("stream.core.lean_pickle", "_set"),
     }
 )
 # getattr(an already built River object, one of these names): how bound methods are pickled.
@@ -107,7 +114,7 @@ def dump_model(model: Any) -> bytes:
     """
     buffer = io.BytesIO()
     try:
-        _LeanPickler(buffer, protocol=5).dump(model)
+        _LeanPickler(buffer).dump(model)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise SnapshotRefused(
             "snapshot_not_possible",
@@ -139,11 +146,48 @@ def load_model(
 
 
 class _LeanPickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=5)
+        self._sets: dict[int, _Sorted] = {}  # by id: one that two objects share stays one
+
     def reducer_override(self, value: Any) -> Any:
-        if type(value) is Gaussian:
+        kind = type(value)
+        if kind is Gaussian:
             lean = {name: part for name, part in value.__dict__.items() if type(part) is not random.Random}
             return _gaussian, (lean,)
+        if kind is _Sorted:
+            return _set, (value.frozen, sorted(value.members, key=_rank))
+        if kind.__dictoffset__ and kind.__reduce__ is OBJECT_REDUCE and kind is not type:
+            for part in value.__dict__.values():
+                if type(part) in SETS and len(part) > 1:
+                    return self._settled(value)
         return NotImplemented
+
+    def _settled(self, value: Any) -> Any:
+        """As pickle would reduce it, but for the sets among its attributes."""
+        reduced = value.__reduce_ex__(5)
+        if len(reduced) < 3 or not isinstance(reduced[2], dict):
+            return reduced
+        state = {name: self._sorted(part) if type(part) in SETS else part for name, part in reduced[2].items()}
+        return *reduced[:2], state, *reduced[3:]
+
+    def _sorted(self, value: Any) -> _Sorted:
+        return self._sets.setdefault(id(value), _Sorted(type(value) is frozenset, value))
+
+
+class _Sorted(NamedTuple):
+    """A set on its way out."""
+
+    frozen: bool
+    members: Any
+
+
+def _rank(member: Any) -> tuple[str, Any]:
+    return type(member).__name__, member if isinstance(member, str | int | float) else repr(member)
+
+
+def _set(frozen: bool, members: list[Any]) -> Any:
+    return frozenset(members) if frozen else set(members)
 
 
 def _gaussian(state: dict[str, Any]) -> Gaussian:

@@ -78,8 +78,8 @@ class LearnStep:
         self.offset = 0  # of the next example
         model = pipeline.build()
         self.base = base_of(model)
-        self._use(model)
-        self._good = dump_model(self._model)
+        self._good = dump_model(model)
+        self._use(load_model(self._good, extra_allowed=extra_allowed))
         self._since_good: list[Example] = []
 
     def _use(self, model: Any) -> None:

@@ -56,7 +56,7 @@ def rehearse(pipeline: Pipeline, extra_allowed: frozenset[str] = frozenset()) ->
     """
     model = built(pipeline)
     found = warnings_for(model, pipeline.task)
-    _snapshot(pipeline, model, extra_allowed)
+    model = _snapshot(pipeline, model, extra_allowed)  # a learner starts from a copy, too
     _check_custom_features(pipeline)
     inputs = _inputs(pipeline, found)
     _predict(pipeline, model, inputs, found)

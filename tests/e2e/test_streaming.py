@@ -122,7 +122,7 @@ def test_two_workers_share_the_partitions(make_world: Callable[..., World]):
 
 def _owned(worker: Child) -> list[str]:
     lines = [line for line in worker.tail(100).splitlines() if "owns partitions [" in line]
-    return lines[-1].partition("[")[2].partition("]")[0].replace(",", " ").split() if lines else []
+    return lines[-1].partition("partitions [")[2].partition("]")[0].replace(",", " ").split() if lines else []
 
 
 def test_after_a_reset_every_example_is_learned_once_more(world: World):
