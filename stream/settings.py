@@ -46,7 +46,10 @@ class Settings(BaseSettings):
     session_timeout_ms: int = Field(10_000, ge=1_000, description="a silent worker is replaced after this")
     batch_records_max: int = Field(1_000, ge=1, le=5_000, description="records per micro-batch")
     fetch_wait_ms: int = Field(5, ge=1, description="how long the broker may hold a fetch back to fill it")
-    linger_ms: float = Field(1.0, ge=0, description="how long the producer waits to fill a request")
+    fetch_min_bytes: int = Field(
+        512, ge=1, description="how much a fetch waits for; more costs less CPU and more latency"
+    )
+    linger_ms: float = Field(0.0, ge=0, description="how long the producer waits to fill a request")
     entities_max: int = Field(200_000, ge=1, description="entities cached in memory per partition")
     snapshot_interval_ms: int = Field(250, ge=10, description="shortest time between two model snapshots")
     model_poll_ms: int = Field(50, ge=5, description="how often a score worker looks for a new model")

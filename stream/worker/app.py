@@ -25,6 +25,7 @@ __all__ = ["WorkerApp", "run"]
 log = logging.getLogger(__name__)
 
 REFUSED = 3  # exit code: starting again will not help
+BATCH_BYTES_MAX = 1_048_576  # Kafka's default for the largest batch of records
 BUFFER_BATCHES = 4  # micro-batches on their way between the polling thread and the step
 
 
@@ -53,7 +54,7 @@ class WorkerApp(faust.App):  # type: ignore[misc]
         self.ownership: Ownership = role
         self.bare_topics = {kafka_name: bare for bare, kafka_name in topics.items()}
         self.buffer_records_max = BUFFER_BATCHES * settings.batch_records_max
-        self.consumer_config = _consumer_config(name, settings)
+        self.consumer_config = consumer_config(name, settings)
         self.failure: BaseException | None = None
         self.ended = asyncio.Event()
         channel = self.topic(*topics.values(), key_serializer="raw", value_serializer="raw", acks=False)
@@ -85,7 +86,7 @@ class WorkerApp(faust.App):  # type: ignore[misc]
         self.ended.set()
 
 
-def _consumer_config(group: str, settings: Settings) -> dict[str, Any]:
+def consumer_config(group: str, settings: Settings) -> dict[str, Any]:
     return {
         **settings.kafka(),
         "group.id": group,
@@ -98,11 +99,13 @@ def _consumer_config(group: str, settings: Settings) -> dict[str, Any]:
         "session.timeout.ms": settings.session_timeout_ms,
         "heartbeat.interval.ms": min(1_000, settings.session_timeout_ms // 4),
         "fetch.wait.max.ms": settings.fetch_wait_ms,
-        "fetch.min.bytes": 8_192,  # with one byte, a busy topic costs the broker a request per record
+        "fetch.min.bytes": settings.fetch_min_bytes,
         "fetch.error.backoff.ms": 50,
         # What is fetched ahead delays a rebalance: librdkafka hands it out first. So only a little is.
         "queued.min.messages": 1_000,
-        "max.partition.fetch.bytes": 262_144,
+        # Below the size of a producer's batches the broker serves the first partition of a request and starves the others.
+        "max.partition.fetch.bytes": BATCH_BYTES_MAX,
+        "queued.max.messages.kbytes": 8 * BATCH_BYTES_MAX // 1024,
         "fetch.queue.backoff.ms": 2,  # by default a full queue is looked at again after a whole second
         "max.poll.interval.ms": 300_000,
         "topic.metadata.refresh.interval.ms": 60_000,

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 FETCH_RECORDS_MAX = 2_000
 POLL_S = 0.1
-DELIVERY_GAP_S = 0.003
+DELIVERY_GAP_S = 0.001
 HOUSEKEEP_EVERY_S = 1.0
 RETRIABLE = frozenset((KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._MAX_POLL_EXCEEDED,
                        KafkaError._RESOLVE, KafkaError._AUTHENTICATION))  # fmt: skip
