@@ -138,9 +138,9 @@ class Bench:
         return self.printed("bench.bare", [kind], total)
 
     @contextmanager
-    def bare_answers(self) -> Iterator[None]:
-        """The bare loop, answering events until it is stopped."""
-        command = self._command(sys.executable, "bench.bare", ["answer"], 1 << 40)
+    def bare_loop(self, kind: str, total: int) -> Iterator[None]:
+        """The bare loop, until it has done its work or is stopped."""
+        command = self._command(sys.executable, "bench.bare", [kind], total)
         loop = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             yield

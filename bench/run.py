@@ -18,7 +18,7 @@ Part = Callable[[Stack, bool], None]
 def parts() -> dict[str, Part]:
     def score(model: str, features: str) -> Part:
         return lambda stack, quick: throughput.score(
-            stack, model, features, 15_000 if quick else 60_000, 1 if quick else 3
+            stack, model, features, 20_000 if quick else 300_000, 1 if quick else 3
         )
 
     def beside(name: str) -> Part:
@@ -28,13 +28,13 @@ def parts() -> dict[str, Part]:
         "score.logistic": score("logistic", "plain"),
         "score.logistic.entities": score("logistic", "entities"),
         "score.tree": score("tree", "plain"),
-        "learn.logistic": lambda s, q: throughput.learn(s, "logistic", 30_000 if q else 120_000, 1 if q else 3),
-        "learn.tree": lambda s, q: throughput.learn(s, "tree", 15_000 if q else 50_000, 1 if q else 3),
-        "whole.logistic": lambda s, q: throughput.whole(s, "logistic", 15_000 if q else 50_000, 1 if q else 3),
-        "whole.tree": lambda s, q: throughput.whole(s, "tree", 10_000 if q else 30_000, 1 if q else 3),
+        "learn.logistic": lambda s, q: throughput.learn(s, "logistic", 30_000 if q else 300_000, 1 if q else 3),
+        "learn.tree": lambda s, q: throughput.learn(s, "tree", 15_000 if q else 100_000, 1 if q else 3),
+        "whole.logistic": lambda s, q: throughput.whole(s, "logistic", 15_000 if q else 150_000, 1 if q else 3),
+        "whole.tree": lambda s, q: throughput.whole(s, "tree", 10_000 if q else 60_000, 1 if q else 3),
         "whole.faust": lambda s, q: throughput.plain_faust(s, "logistic", 3_000 if q else 15_000, 1 if q else 2),
         **{f"peers.{name}": beside(name) for name in throughput.PEERS},
-        "two_workers": lambda s, q: throughput.two_workers(s, "logistic", 20_000 if q else 100_000, 1 if q else 3),
+        "two_workers": lambda s, q: throughput.two_workers(s, "logistic", 20_000 if q else 200_000, 1 if q else 3),
         "latency": latency.run,
         "memory": memory.run,
     }

@@ -5,6 +5,6 @@ worker/score.py.
 """
 
 from stream import entity
-from stream.pipeline import Explain, Feature, Labels, Limits, Pipeline, number
+from stream.pipeline import Drift, Explain, Feature, Labels, Limits, Pipeline, number
 
-__all__ = ["Explain", "Feature", "Labels", "Limits", "Pipeline", "entity", "number"]
+__all__ = ["Drift", "Explain", "Feature", "Labels", "Limits", "Pipeline", "entity", "number"]

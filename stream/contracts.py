@@ -66,15 +66,22 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     ],
     "drifts": [
         {
-            "drift_id": "payments-error-17000",
+            "drift_id": "payments-0-16999",
             "pipeline": "payments",
+            "shard": 0,
             "signal": "error",
-            "detector": "adwin",
+            "detector": "blocked_adwin",
             "severity": 0.4,
+            "before": 0.02,
+            "after": 0.07,
             "examples_topic": "payments.examples",
             "from_offset": 15200,
             "to_offset": 17000,
             "detected_at_ms": 1767312000000,
+            "segment": "country=DE",
+            "moved": [
+                {"feature": "amount", "how": "higher", "shift": 0.8, "rank_before": 0.5, "rank_after": 0.7},
+            ],
         }
     ],
     "label_requests": [

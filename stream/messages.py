@@ -22,6 +22,7 @@ __all__ = [
     "LabelRequest",
     "LabelValue",
     "ModelRef",
+    "Moved",
     "Prediction",
     "Release",
     "Served",
@@ -128,19 +129,38 @@ class Example(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     previous_label: LabelValue | None = None  # what a correction contradicts
 
 
+class Moved(msgspec.Struct, frozen=True, gc=False):
+    """A feature that is not what it was. Ranks run from 0 to 1 among the values of its reference."""
+
+    feature: str
+    how: Annotated[
+        Literal["higher", "lower", "wider", "narrower", "other_values"],
+        Meta(
+            description="wider and narrower: farther from the middle of the reference, or nearer; other_values: of texts"
+        ),
+    ]
+    shift: Annotated[float, Meta(description="of the mean rank, in standard deviations of single values")]
+    rank_before: float
+    rank_after: float
+
+
 class Drift(msgspec.Struct, frozen=True, kw_only=True):
-    """The world changed. One message per episode; `drift_id` is the same after any crash."""
+    """The world changed. One message per episode; all copies of one `drift_id` are byte-identical, also after a crash."""
 
     drift_id: str
     pipeline: str
-    signal: str
+    shard: Count = 0
+    signal: Annotated[str, Meta(description="error, label, score or feature:<name>: what was noticed first")]
     detector: str
-    severity: float
+    severity: Annotated[float, Meta(description="shift of the mean, in standard deviations of single values")]
+    before: Annotated[float, Meta(description="mean before; of a signal without bounds its mean rank, 0 to 1")] = 0.0
+    after: float = 0.0
     examples_topic: str
-    from_offset: Count
-    to_offset: Count
-    detected_at_ms: int
-    segment: str | None = None
+    from_offset: Annotated[int, Meta(ge=0, description="example from which the world was another, most likely")]
+    to_offset: Annotated[int, Meta(ge=0, description="the example after the one that gave the alarm")]
+    detected_at_ms: Annotated[int, Meta(description="timestamp of the example that gave the alarm")]
+    segment: Annotated[str | None, Meta(description="<feature>=<value>, if not overall")] = None
+    moved: Annotated[list[Moved], Meta(description="features that moved at that time, the most first")] = []
 
 
 class LabelRequest(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,13 +19,14 @@ from stream import entity
 from stream.errors import ConfigurationError
 from stream.messages import LabelValue
 
-__all__ = ["Explain", "Feature", "Labels", "Limits", "Pipeline", "Task", "number"]
+__all__ = ["OTHER_VALUE", "Drift", "Explain", "Feature", "Labels", "Limits", "Pipeline", "Task", "number"]
 
 Task = Literal["binary", "multiclass", "regression", "anomaly"]
 TASKS = ("binary", "multiclass", "regression", "anomaly")
 TYPES: tuple[type, ...] = (float, int, str, bool)
 NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 FEATURE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}")
+OTHER_VALUE = "(other)"  # of a segment: all values beyond `segment_values_max`
 MAGNITUDE_MAX = 1e15  # squares and sums of squares of such values stay finite
 
 
@@ -102,6 +103,30 @@ class Explain:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Drift:
+    """What is watched for change. Everything is watched in the order of the examples, so once labels have come.
+
+    Args:
+        errors, labels, scores, features: which of them are watched.
+        detector: a function that makes a River drift detector; it then watches errors, labels and scores in place of ours.
+        false_alarms_per: so many examples may bring one false alarm, over all monitors together.
+        episode: examples without another alarm after which a drift is over. Until then alarms belong to it, and there is
+            one message for all of them.
+        shift_min: scores and features that move by less, in standard deviations, are let pass: a model that learns, and
+            most seasons, move them a little all the time.
+    """
+
+    errors: bool = True
+    labels: bool = True
+    scores: bool = True
+    features: bool = True
+    detector: Callable[[], Any] | None = None
+    false_alarms_per: int = 100_000
+    episode: int = 4_000
+    shift_min: float = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """Bounds that keep one bad producer or one bad model from harming the rest.
 
@@ -140,6 +165,10 @@ class Pipeline:
         entity_features: from `stream.entity`; computed from the entity's history before each event.
         threshold: binary: the probability from which the prediction is true; anomaly: the score.
         explain: True, False or `Explain(top=...)`.
+        drift: True, False or `Drift(...)`.
+        segments: declared features (str, bool or int) by whose values figures are kept apart and drift is watched, too.
+        segment_values_max: values of one segment that are told apart, in the order they come; all others are one.
+        alert_share: binary and anomaly: the share of events that people can look at; recall is also reported for it.
 
     Raises:
         ConfigurationError: with every mistake in its text, one a line.
@@ -155,6 +184,10 @@ class Pipeline:
     labels: Labels = Labels()
     explain: bool | Explain = True
     threshold: float = 0.5
+    drift: bool | Drift = True
+    segments: Sequence[str] = ()
+    segment_values_max: int = 10
+    alert_share: float = 0.01
     limits: Limits = Limits()
     seed: int = 42
 
@@ -185,6 +218,13 @@ class Pipeline:
         if isinstance(self.explain, Explain):
             return self.explain.top
         return Explain().top if self.explain else 0
+
+    @property
+    def drift_settings(self) -> Drift | None:
+        """None if nothing is watched."""
+        if isinstance(self.drift, Drift):
+            return self.drift
+        return Drift() if self.drift else None
 
     def build(self) -> Any:
         """A fresh model, the same each time."""
@@ -220,6 +260,11 @@ def _mistakes(pipeline: Pipeline) -> list[ConfigurationError]:
         return found
     for name, kind in pipeline.features.items():
         found += _feature_mistakes(name, kind, pipeline.limits)
+    found += _segment_mistakes(pipeline)
+    if isinstance(pipeline.drift, Drift):
+        found += _drift_mistakes(pipeline.drift)
+    elif not isinstance(pipeline.drift, bool):
+        found.append(ConfigurationError("drift", pipeline.drift, "use True, False or Drift(...)"))
     types = {n: k.type if isinstance(k, Feature) else k for n, k in pipeline.features.items()}
     found += entity.validate(pipeline.entity_features, types)
     return found or _idle_mistakes(pipeline)
@@ -273,6 +318,45 @@ def _scalar_mistakes(pipeline: Pipeline) -> list[ConfigurationError]:
         isinstance(pipeline.explain, Explain) and not _is_whole(pipeline.explain.top, 1, 100)
     ):
         found.append(ConfigurationError("explain", pipeline.explain, "use True, False or Explain(top=1..100)"))
+    return found
+
+
+def _segment_mistakes(pipeline: Pipeline) -> list[ConfigurationError]:
+    found = []
+    if not _is_whole(pipeline.segment_values_max, 2, 100):
+        found.append(
+            ConfigurationError("segment_values_max", pipeline.segment_values_max, "use a whole number, 2 to 100")
+        )
+    if not _is_number(pipeline.alert_share) or not 0 < pipeline.alert_share < 1:
+        found.append(ConfigurationError("alert_share", pipeline.alert_share, "use a share between 0 and 1"))
+    if not _is_list(pipeline.segments):
+        return [
+            *found,
+            ConfigurationError("segments", pipeline.segments, "give a list of features, such as ['country']"),
+        ]
+    for segment in pipeline.segments:
+        kind = pipeline.features.get(segment)
+        kind = kind.type if isinstance(kind, Feature) else kind
+        if kind not in (str, bool, int):
+            found.append(ConfigurationError("segments", segment, "name declared features of type str, bool or int"))
+    if len(set(pipeline.segments)) != len(pipeline.segments):
+        found.append(ConfigurationError("segments", pipeline.segments, "name each feature once"))
+    return found
+
+
+def _drift_mistakes(drift: Drift) -> list[ConfigurationError]:
+    found = []
+    for key in ("errors", "labels", "scores", "features"):
+        if not isinstance(getattr(drift, key), bool):
+            found.append(ConfigurationError(f"drift.{key}", getattr(drift, key), "use True or False"))
+    for key, low in (("false_alarms_per", 1_000), ("episode", 1)):
+        if not _is_whole(getattr(drift, key), low):
+            found.append(ConfigurationError(f"drift.{key}", getattr(drift, key), f"use a whole number from {low}"))
+    if not _is_number(drift.shift_min) or drift.shift_min < 0:
+        found.append(ConfigurationError("drift.shift_min", drift.shift_min, "use a number from 0"))
+    if drift.detector is not None and not callable(drift.detector):
+        remedy = "give a function that makes a River drift detector, such as drift.PageHinkley"
+        found.append(ConfigurationError("drift.detector", drift.detector, remedy))
     return found
 
 

@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     fetch_min_bytes: int = Field(
         512, ge=1, description="how much a fetch waits for; more costs less CPU and more latency"
     )
-    linger_ms: float = Field(0.0, ge=0, description="how long the producer waits to fill a request")
+    linger_ms: float = Field(0.5, ge=0, description="how long the producer waits to fill a request")
     entities_max: int = Field(200_000, ge=1, description="entities cached in memory per partition")
     snapshot_interval_ms: int = Field(250, ge=10, description="shortest time between two model snapshots")
     model_poll_ms: int = Field(50, ge=5, description="how often a score worker looks for a new model")

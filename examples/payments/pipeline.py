@@ -37,4 +37,5 @@ pipeline = Pipeline(
     params={"learning_rate": 0.05},
     labels=Labels(wait="7d"),
     threshold=0.3,
+    segments=("channel",),
 )

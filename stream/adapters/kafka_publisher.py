@@ -27,7 +27,7 @@ class KafkaPublisher:
     """Fulfils `ports.Publisher`. Use it from one event loop only."""
 
     def __init__(self, config: Mapping[str, Any], names: TopicNames, linger_ms: float = 1.0) -> None:
-        self._names = {topic: names[topic] for topic in ("predictions", "examples", "dead_letters")}
+        self._names = {topic: names[topic] for topic in ("predictions", "examples", "drifts", "dead_letters")}
         self._producer = Producer(
             {
                 **config,

@@ -21,9 +21,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stream import entity
 from stream.adapters.file_pipelines import LoadedPipeline, load_pipeline
 from stream.adapters.kafka_topics import KafkaTopics
-from stream.cli.producing import follow
+from stream.cli.producing import follow, read_drifts
 from stream.cli.producing import produce as send
-from stream.cli.showing import prediction_line, read_status, status_view
+from stream.cli.showing import drift_text, prediction_line, read_status, status_view
 from stream.cli.sources import Columns, Produced, read_source
 from stream.errors import ConfigurationError, DriftloopError, StartupRefused
 from stream.pipeline import label_fits
@@ -194,6 +194,19 @@ def predictions(
         shown += 1
         if limit is not None and shown >= limit:
             return
+
+
+@app.command()
+def drifts(
+    pipeline_file: PipelineFile,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON document per line, as on the topic")] = False,
+) -> None:
+    """List every drift so far: what was noticed, since when, how much, and which features moved."""
+    for drift in read_drifts(load_settings(), load_pipeline(pipeline_file).pipeline.name):
+        if as_json:
+            sys.stdout.write(msgspec.json.encode(drift).decode() + "\n")
+        else:
+            console.print(drift_text(drift))
 
 
 @app.command()

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from stream.cli.sources import Produced
 from stream.errors import Unavailable
+from stream.messages import Drift
 from stream.settings import Settings
 from stream.topics import TopicNames
 
-__all__ = ["follow", "produce"]
+__all__ = ["follow", "produce", "read_drifts"]
 
 SEND_S = 30.0
 
@@ -74,9 +75,17 @@ def _send(producer: Producer, topic: str, record: Produced, delivered: Callable[
             raise Unavailable(f"Kafka refused a record for {topic}: {error}") from error
 
 
-def follow(settings: Settings, topic: str, *, from_start: bool, idle_s: float | None = None) -> Iterator[Any]:
-    """Kafka messages of every partition of a topic; for ever, or until none comes for `idle_s`."""
-    consumer = Consumer({**settings.kafka(), "group.id": "driftloop-follow", "enable.auto.commit": False})
+def follow(settings: Settings, topic: str, *, from_start: bool, to_end: bool = False) -> Iterator[Any]:
+    """Kafka messages of every partition of a topic; for ever, or up to where each partition ends now."""
+    consumer = Consumer(
+        {
+            **settings.kafka(),
+            "group.id": "driftloop-follow",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "isolation.level": "read_committed",
+        }
+    )
     try:
         partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
         starts = []
@@ -84,13 +93,26 @@ def follow(settings: Settings, topic: str, *, from_start: bool, idle_s: float | 
             low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
             starts.append(TopicPartition(topic, partition, low if from_start else high))
         consumer.assign(starts)
-        last_s = time.monotonic()
-        while idle_s is None or time.monotonic() - last_s < idle_s:
+        left = {start.partition for start in starts}
+        while left or not to_end:
             message = consumer.poll(0.2)
-            if message is not None and message.error() is None:
-                last_s = time.monotonic()
+            if message is None:
+                continue
+            error = message.error()
+            if error is None:
                 yield message
+            elif error.code() == KafkaError._PARTITION_EOF:
+                left.discard(message.partition())
     except KafkaException as error:
         raise Unavailable(f"{topic}: {error}") from error
     finally:
         consumer.close()
+
+
+def read_drifts(settings: Settings, name: str) -> list[Drift]:
+    """Every drift so far, each once."""
+    found: dict[str, Drift] = {}
+    for message in follow(settings, TopicNames(name)["drifts"], from_start=True, to_end=True):
+        drift = msgspec.json.decode(message.value(), type=Drift)
+        found.setdefault(drift.drift_id, drift)
+    return list(found.values())

@@ -22,12 +22,13 @@ from stream.adapters.file_pipelines import load_pipeline
 from stream.adapters.kafka_topics import KafkaTopics
 from stream.adapters.redis_connections import redis_client
 from stream.adapters.redis_models import RedisControl
-from stream.cli.producing import produce
-from stream.cli.showing import PipelineStatus, figure, quality_table, read_status, status_view
+from stream.cli.producing import produce, read_drifts
+from stream.cli.showing import PipelineStatus, drift_text, quality_table, read_status, status_view
 from stream.cli.sources import Columns, read_source
 from stream.errors import ConfigurationError, DriftloopError, Unavailable
 from stream.local.process import Child, Reaper, wait_until
 from stream.local.stack import Stack, write_private
+from stream.messages import Drift
 from stream.pipeline import Pipeline
 from stream.settings import Settings, load_settings
 from stream.topics import TopicNames
@@ -198,7 +199,7 @@ def demo(data: str, events: int, rate: float | None, directory: Path, console: C
         sent = _stream(settings, pipeline, records, rate or chosen.rate, workers, story, stop, console)
         if stop.is_set():
             raise KeyboardInterrupt
-        _report(read_status(settings, pipeline.name), sent, story, console)
+        _report(read_status(settings, pipeline.name), sent, story, read_drifts(settings, pipeline.name), console)
 
 
 def _await_workers(settings: Settings, name: str, workers: list[Child]) -> None:
@@ -300,7 +301,7 @@ def _settled(status: PipelineStatus, sent: dict[str, int]) -> bool:
     return arrived and not any(status.lag(topic) for topic in ("events", "labels", "examples"))
 
 
-def _report(status: PipelineStatus, sent: dict[str, int], story: _Story, console: Console) -> None:
+def _report(status: PipelineStatus, sent: dict[str, int], story: _Story, drifts: list[Drift], console: Console) -> None:
     counts = status.counts()
     assert status.learner is not None
     console.rule(f"{status.name}: report")
@@ -316,12 +317,10 @@ def _report(status: PipelineStatus, sent: dict[str, int], story: _Story, console
     if codes:
         console.print(f"dead letters by code: {codes}", style="yellow", highlight=False)
     console.print(quality_table(status.learner["metrics"]))
-    overall = status.learner["metrics"]["overall"]
-    console.print(
-        f"skill against persistence {figure(overall['skill_vs_persistence'])}, "
-        f"against the prior {figure(overall['skill_vs_prior'])} (1 is perfect, 0 no better)",
-        highlight=False,
-    )
+    console.print("skill: 1 is perfect, 0 no better than that baseline under the same delay", highlight=False)
     console.print(story.line(), highlight=False)
+    for drift in drifts:
+        console.print(drift_text(drift))
+    console.print(f"{len(drifts)} drifts on {status.name}.drifts", highlight=False)
     if counts.get("predictions", 0) + counts.get("dead_letters", 0) < sent["events"]:
         raise DriftloopError("some events have neither a prediction nor a dead letter")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -15,14 +16,24 @@ from stream.adapters.kafka_topics import KafkaTopics
 from stream.adapters.redis_connections import redis_client
 from stream.adapters.redis_models import RedisControl, RedisModelStore
 from stream.core.remembering import Meta
+from stream.messages import Drift
 from stream.settings import Settings
 from stream.topics import TopicNames
 
-__all__ = ["PipelineStatus", "figure", "prediction_line", "read_status", "status_view"]
+__all__ = ["PipelineStatus", "drift_text", "figure", "prediction_line", "read_status", "status_view"]
 
 HEADLINE = {
-    "binary": ("accuracy", "roc_auc", "average_precision", "recall", "precision", "log_loss"),
-    "anomaly": ("accuracy", "roc_auc", "average_precision", "recall", "precision"),
+    "binary": (
+        "accuracy",
+        "roc_auc",
+        "average_precision",
+        "recall",
+        "precision",
+        "recall_at_alert_share",
+        "log_loss",
+        "calibration_error",
+    ),
+    "anomaly": ("accuracy", "roc_auc", "average_precision", "recall", "precision", "recall_at_alert_share"),
     "multiclass": ("accuracy", "macro_f1", "kappa", "log_loss"),
     "regression": ("mae", "rmse", "r2", "bias"),
 }
@@ -93,6 +104,13 @@ def figure(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 
+def words(key: str) -> str:
+    """A figure's name as a heading."""
+    return {"average_precision": "avg. precision", "recall_at_alert_share": "recall of alerts"}.get(
+        key, key.replace("_", " ")
+    )
+
+
 def status_view(status: PipelineStatus) -> Group:
     """One screen."""
     counts = status.counts()
@@ -114,7 +132,50 @@ def status_view(status: PipelineStatus) -> Group:
     shown: list[Any] = [flow, labels, model]
     if trouble := _learner_trouble(status.learner["counts"]):
         shown.append(Text(f"learner: {trouble}", style="yellow"))
-    return Group(*shown, quality_table(status.learner["metrics"]))
+    shown += [drift_line(status.learner["drift"]), quality_table(status.learner["metrics"])]
+    shown += [segment_table(name, its) for name, its in status.learner["segments"].items() if its]
+    return Group(*shown)
+
+
+def drift_line(drift: Mapping[str, Any]) -> Text:
+    """Whether the world is changing, and how many monitors know already what is usual."""
+    if not drift["monitors"]:
+        return Text("drift: not watched")
+    text = Text(f"drift: {drift['episodes']} so far, {drift['ready']} of {drift['monitors']} monitors ready")
+    if drift["episode"]:
+        text.append(f"; now {drift['episode']}", style="bold red")
+    return text
+
+
+def drift_text(drift: Drift) -> Text:
+    """One drift on one line: what was noticed, since when, how much, and which features moved."""
+    text = Text(f"{drift.drift_id}  ", style="cyan")
+    where = f" where {drift.segment.replace('=', ' is ')}" if drift.segment else ""
+    direction = "rose" if drift.after > drift.before else "fell"
+    text.append(f"{drift.signal}{where} {direction} from {drift.before:.3f} to {drift.after:.3f}", style="bold")
+    late = drift.to_offset - drift.from_offset
+    text.append(
+        f" ({drift.severity:.2f} sd) since example {drift.from_offset:,}, noticed {late:,} later", style="default"
+    )
+    if drift.moved:
+        moved = ", ".join(f"{m.feature} {m.how.replace('_', ' ')} {m.shift:+.2f} sd" for m in drift.moved)
+        text.append(f"; {moved}", style="default")
+    return text
+
+
+def segment_table(name: str, reports: Mapping[str, Any]) -> Table:
+    """The model in every part of a segment, over the window."""
+    table = Table(title=f"by {name}, recently", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column(name)
+    table.add_column("labels", justify="right")
+    keys = HEADLINE[next(iter(reports.values()))["task"]][:4]
+    for key in (*keys, "skill_vs_prior"):
+        table.add_column(words(key), justify="right")
+    for value, report in sorted(reports.items(), key=lambda item: -item[1]["overall"]["labels"]):
+        window = report["window"]
+        figures = [*(window["model"].get(key) for key in keys), window["skill_vs_prior"]]
+        table.add_row(value, figure(report["overall"]["labels"]), *map(figure, figures))
+    return table
 
 
 def _learner_trouble(counts: Mapping[str, int]) -> str:
@@ -131,16 +192,20 @@ def _listed(counts: Mapping[str, int], part: str) -> str:
 
 def quality_table(metrics: Mapping[str, Any]) -> Table:
     """Model beside both baselines, over all labels and over the window."""
-    table = Table(title="quality of served predictions", title_justify="left")
-    table.add_column("")
-    keys = HEADLINE[metrics["task"]]
-    for key in keys:
-        table.add_column(key.replace("_", " "), justify="right")
-    for span in ("overall", "window"):
-        for system in ("model", "persistence", "prior"):
-            sheet = metrics[span][system]
-            name = f"{system}, {span} ({metrics[span]['labels']:,} labels)" if system == "model" else f"  {system}"
-            table.add_row(name, *(figure(sheet.get(key)) for key in keys))
+    table = Table(title="quality of served predictions", title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    for title in ("model", "persist.", "prior", "model, recent", "persist.", "prior"):
+        table.add_column(title, justify="right")
+    spans = (metrics["overall"], metrics["window"])
+    table.add_row("labels", *(part for span in spans for part in (figure(span["labels"]), "", "")))
+    for key in HEADLINE[metrics["task"]]:
+        cells = [figure(span[system].get(key)) for span in spans for system in ("model", "persistence", "prior")]
+        table.add_row(words(key), *cells)
+    for baseline in ("persistence", "prior"):
+        table.add_row(
+            f"skill vs {baseline.replace('ence', '.')}",
+            *(p for s in spans for p in (figure(s[f"skill_vs_{baseline}"]), "", "")),
+        )
     return table
 
 

@@ -49,6 +49,7 @@ class Evaluation:
     Args:
         task: binary, multiclass, regression or anomaly.
         window: labels in the sliding window.
+        alert_share: the share of events for which `recall_at_alert_share` is given.
 
     >>> evaluation = Evaluation("binary", window=100)
     >>> evaluation.update(True, Served("m@0", True, {"false": 0.2, "true": 0.8}))
@@ -56,8 +57,9 @@ class Evaluation:
     1.0
     """
 
-    def __init__(self, task: str, window: int = 1_000) -> None:
+    def __init__(self, task: str, window: int = 1_000, alert_share: float = 0.01) -> None:
         self._task = task
+        self._alert_share = alert_share
         self._window_size = window
         self._counts: tuple[Counts, Counts, Counts] = ({}, {}, {})  # per system
         self._sums: dict[str, list[float]] = {system: [0.0, 0.0, 0.0, 0.0] for system in SYSTEMS}
@@ -155,14 +157,20 @@ class Evaluation:
             pairs = [_nested(self._recent_counts(i)) for i in (1, 2, 3)]
             recent = {s: self._class_sheet(pairs[i], self._recent_sums(s)) for i, s in enumerate(SYSTEMS)}
             if self._task in ("binary", "anomaly"):
-                overall["model"] |= self._histogram.figures()
-                recent["model"] |= self._recent_histogram().figures()
+                overall["model"] |= self._ranking(self._histogram)
+                recent["model"] |= self._ranking(self._recent_histogram())
             key, better = "accuracy", 1
         return {
             "task": self._task,
             "overall": {"labels": labels, **overall, **_skills(overall, key, better)},
             "window": {"labels": len(self._window), **recent, **_skills(recent, key, better)},
         }
+
+    def _ranking(self, histogram: ScoreHistogram) -> dict[str, Any]:
+        figures = histogram.figures(self._alert_share)
+        if self._task == "binary":
+            figures["calibration_error"] = histogram.calibration_error()
+        return figures
 
     def _recent_counts(self, at: int) -> Counts:
         counts: Counts = {}
@@ -208,9 +216,9 @@ class Evaluation:
         )
 
     @classmethod
-    def from_state(cls, data: bytes) -> Evaluation:
+    def from_state(cls, data: bytes, alert_share: float = 0.01) -> Evaluation:
         state = msgspec.msgpack.decode(data, type=_State)
-        made = cls(state.task, state.window_size)
+        made = cls(state.task, state.window_size, alert_share)
         for counts, pairs in zip(made._counts, state.counts, strict=True):
             counts.update({(label, prediction): count for label, prediction, count in pairs})
         made._sums, made._target, made._histogram.counts = state.sums, state.target, state.histogram

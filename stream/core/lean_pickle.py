@@ -77,6 +77,12 @@ OTHERS = frozenset(
         ("river.tree.splitter.ebst_splitter", "EBSTNode._update_estimator_multivariate"),
         ("river.tree.splitter.ebst_splitter", "EBSTNode._update_estimator_univariate"),
         ("statistics", "NormalDist"),
+        ("stream.core.drifting", "_Feature"),
+        ("stream.core.drifting", "_Features"),
+        ("stream.core.drifting", "_Ranks"),
+        ("stream.core.drifting", "_Scope"),
+        ("stream.core.drifting", "_Series"),
+        ("stream.core.drifting", "_Signal"),
         ("stream.core.lean_pickle", "_gaussian"),
         ("stream.core.lean_pickle", "_set"),
     }

@@ -14,6 +14,7 @@ import msgspec
 
 from stream.core.accelerating import compile_learner
 from stream.core.digest import state_digest
+from stream.core.drifting import DriftWatch, segment_values
 from stream.core.evaluating import Baselines, Evaluation
 from stream.core.guarding import TreeBound, first_not_finite
 from stream.core.lean_pickle import dump_model, load_model
@@ -21,8 +22,8 @@ from stream.core.records import Record
 from stream.core.scoring import dead_letter
 from stream.core.snapshot import Sealed, SnapshotHeader, seal, unseal
 from stream.errors import DriftloopError, RecordRejected, SnapshotRefused, UpdateRefused
-from stream.messages import Example, LabelValue
-from stream.pipeline import Pipeline, label_fits
+from stream.messages import Example, LabelValue, Served
+from stream.pipeline import OTHER_VALUE, Pipeline, label_fits
 from stream.ports import Outgoing
 
 __all__ = ["LearnState", "LearnStep", "Serving", "base_of"]
@@ -30,6 +31,8 @@ __all__ = ["LearnState", "LearnStep", "Serving", "base_of"]
 LEARNED = frozenset(("on_time", "early", "default"))
 BOUND_EVERY = 100  # examples between two looks at the size of the trees
 CHAMPION = "champion"
+GOOD_EVERY = 5_000  # examples after which a model is known to be good, if no snapshot came before
+SEGMENT_WINDOW = 200  # labels in the sliding window of a segment: every snapshot carries it
 
 _decode_example = msgspec.json.Decoder(Example).decode
 
@@ -51,6 +54,8 @@ class LearnState(msgspec.Struct):
     baselines: bytes
     high_water: dict[int, int]  # score partition -> sequence of its last example
     counts: dict[str, int]
+    segments: dict[str, dict[str, bytes]] = {}  # segment -> value -> evaluation
+    drift: bytes = b""
 
 
 def base_of(model: Any) -> str:
@@ -71,7 +76,9 @@ class LearnStep:
         self._configuration = configuration
         self._names = pipeline.feature_names
         self._extra_allowed = extra_allowed
-        self._evaluation = Evaluation(pipeline.task, window=window)
+        self._evaluation = Evaluation(pipeline.task, window, pipeline.alert_share)
+        self._segments: dict[str, dict[str, Evaluation]] = {name: {} for name in pipeline.segments}
+        self._drift = DriftWatch(pipeline, shard)
         self._baselines = Baselines(pipeline.task)
         self._high_water: dict[int, int] = {}
         self.counts: dict[str, int] = {}
@@ -80,7 +87,7 @@ class LearnStep:
         self.base = base_of(model)
         self._good = dump_model(model)
         self._use(load_model(self._good, extra_allowed=extra_allowed))
-        self._since_good: list[Example] = []
+        self._since_good: list[Record] = []
 
     def _use(self, model: Any) -> None:
         self._model = model
@@ -103,21 +110,29 @@ class LearnStep:
         _check_origin(header, self._pipeline.name, self._shard, self._configuration)
         self._use(load_model(sealed.model, extra_allowed=self._extra_allowed))
         state = _state_of(sealed)
-        self._evaluation = Evaluation.from_state(state.evaluation)
+        share = self._pipeline.alert_share
+        self._evaluation = Evaluation.from_state(state.evaluation, share)
+        self._segments = {
+            name: {value: Evaluation.from_state(its, share) for value, its in state.segments.get(name, {}).items()}
+            for name in self._pipeline.segments
+        }
+        self._drift = DriftWatch(self._pipeline, self._shard)
+        if state.drift:
+            self._drift.restore(state.drift, self._extra_allowed)
         self._baselines = Baselines.from_state(state.baselines)
         self._high_water = state.high_water
         self.counts = state.counts
         self.base, self.offset = header.base, header.offset
-        self._good, self._since_good = sealed.model, []
+        self._keep(sealed.model)
 
     # -- the step --------------------------------------------------------------------------------------------------
 
     def step(self, records: Sequence[Record]) -> list[Outgoing]:
-        """Judge and learn; returns dead letters, the same for the same records."""
-        out = []
+        """Judge and learn; returns drifts and dead letters, the same for the same records."""
+        out: list[Outgoing] = []
         for record in records:
             try:
-                self._example(self._parse(record))
+                self._example(self._parse(record), record, out)
             except RecordRejected as rejected:
                 self._count("dead_letters")
                 self._count(f"dead_letters.{rejected.code}")
@@ -138,7 +153,7 @@ class LearnStep:
             raise RecordRejected("features_differ", "the example's features are not those that the pipeline declares")
         return example
 
-    def _example(self, example: Example) -> None:
+    def _example(self, example: Example, record: Record, out: list[Outgoing]) -> None:
         seen = self._high_water.get(example.partition, 0)
         if example.sequence <= seen:
             self._count("repeats")
@@ -152,9 +167,28 @@ class LearnStep:
         served = example.served.get(CHAMPION)
         if served is not None:
             self._evaluation.update(example.label, served)
+            if self._segments:
+                self._judge_segments(example, served)
+        drift = self._drift.update(example, served, record.offset, record.timestamp_ms)
+        if drift is not None:
+            self._count("drifts")
+            key = self._pipeline.name.encode()
+            out.append(Outgoing("drifts", 0, key, msgspec.json.encode(drift), record.timestamp_ms))
         self._baselines.update(example.label)
-        self._since_good.append(example)
+        self._since_good.append(record)
         self._learn(example)
+        if len(self._since_good) >= GOOD_EVERY:
+            self._mend()
+            self._keep(dump_model(self.model))
+
+    def _judge_segments(self, example: Example, served: Served) -> None:
+        for segment, value in segment_values(self._pipeline.segments, example.features):
+            judged = self._segments[segment]
+            if value not in judged:
+                if len(judged) >= self._pipeline.segment_values_max - 1:
+                    value = OTHER_VALUE
+                judged.setdefault(value, Evaluation(self._pipeline.task, SEGMENT_WINDOW, self._pipeline.alert_share))
+            judged[value].update(example.label, served)
 
     def _learn(self, example: Example) -> None:
         try:
@@ -185,7 +219,7 @@ class LearnStep:
                 f"the model has grown to {len(model)} bytes, limits.snapshot_bytes_max is "
                 f"{self._pipeline.limits.snapshot_bytes_max}: bound the model, or raise the limit"
             )
-        self._good, self._since_good = model, []
+        self._keep(model)
         digest = state_digest(self._model)
         state = LearnState(
             self._serving(),
@@ -193,6 +227,8 @@ class LearnStep:
             self._baselines.to_state(),
             self._high_water,
             self.counts,
+            {name: {value: its.to_state() for value, its in judged.items()} for name, judged in self._segments.items()},
+            self._drift.to_state(),
         )
         header = SnapshotHeader(
             pipeline=self._pipeline.name,
@@ -205,13 +241,16 @@ class LearnStep:
         sealed = seal(header, model, msgspec.msgpack.encode(state), self._keys[0])
         return sealed, self._status(digest, len(model))
 
+    def _keep(self, good: bytes) -> None:
+        """All weights of this model are finite: should they not be later, learning starts again from here."""
+        self._good, self._since_good = good, []
+
     def _mend(self) -> None:
         """A weight that is not finite: go back to the last good model and refuse the examples that break it."""
         if first_not_finite(self.model) is None:
             return
-        examples = self._since_good
         self._use(load_model(self._good, extra_allowed=self._extra_allowed))
-        for example in examples:
+        for example in map(self._parse, self._since_good):
             before = dump_model(self.model)
             # One that failed the first time fails again, and was counted then.
             with suppress(Exception):
@@ -238,6 +277,11 @@ class LearnStep:
                 "model_size_bytes": size_bytes,
                 "counts": self.counts,
                 "metrics": self._evaluation.report(),
+                "segments": {
+                    name: {value: its.report() for value, its in judged.items()}
+                    for name, judged in self._segments.items()
+                },
+                "drift": self._drift.report(),
             }
         )
 

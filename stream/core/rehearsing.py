@@ -15,6 +15,7 @@ from river import base
 
 from stream.core.accelerating import compile_learner
 from stream.core.digest import state_digest
+from stream.core.drifting import DriftWatch
 from stream.core.explaining import Answer, compile_scorer
 from stream.core.features import EntityFeatures
 from stream.core.guarding import first_not_finite, warnings_for
@@ -58,6 +59,7 @@ def rehearse(pipeline: Pipeline, extra_allowed: frozenset[str] = frozenset()) ->
     found = warnings_for(model, pipeline.task)
     model = _snapshot(pipeline, model, extra_allowed)  # a learner starts from a copy, too
     _check_custom_features(pipeline)
+    _check_detector(pipeline)
     inputs = _inputs(pipeline, found)
     _predict(pipeline, model, inputs, found)
     _learn(pipeline, model, inputs, found)
@@ -162,6 +164,26 @@ def _check_custom_features(pipeline: Pipeline) -> None:
                     key, feature.name, "it gives another answer each time: no clock, no random numbers"
                 )
             stored = _encode(_decode(answers[0])[0])
+
+
+def _check_detector(pipeline: Pipeline) -> None:
+    """A user's drift detector must be River's, and fit into a snapshot."""
+    settings = pipeline.drift_settings
+    if settings is None or settings.detector is None:
+        return
+    key, name = "drift.detector", getattr(settings.detector, "__qualname__", settings.detector)
+    try:
+        detector = settings.detector()
+        detector.update(0.5)
+        found = detector.drift_detected
+        DriftWatch(pipeline, 0).to_state()
+    except SnapshotRefused as refused:
+        raise ConfigurationError(key, name, str(refused)) from refused
+    except Exception as error:
+        remedy = f"{_described(error)}; give a function that makes a River drift detector, such as drift.PageHinkley"
+        raise ConfigurationError(key, name, remedy) from error
+    if not isinstance(found, bool):
+        raise ConfigurationError(key, name, "its drift_detected is no boolean")
 
 
 # -- the model -----------------------------------------------------------------------------------------------------------

@@ -34,6 +34,17 @@ def bin_of(probability: float) -> int:
     return int((math.log(probability / (1.0 - probability)) + _EDGE) * _SCALE)
 
 
+def middle_of(number: int) -> float:
+    """The probability in the middle of a bin; the outermost ones stand for 0 and 1.
+
+    >>> middle_of(0), round(middle_of(100), 2), middle_of(199)
+    (0.0, 0.51, 1.0)
+    """
+    if number in (0, BINS - 1):
+        return float(number > 0)
+    return 1.0 / (1.0 + math.exp(_EDGE - (number + 0.5) / _SCALE))
+
+
 def anomaly_bin_of(score: float) -> int:
     """The bin of any finite score.
 
@@ -53,12 +64,12 @@ class ScoreHistogram:
     def __init__(self, bins: int = BINS) -> None:
         self.counts: list[list[int]] = [[0] * bins, [0] * bins]
 
-    def figures(self) -> dict[str, Any]:
-        """`roc_auc` and `average_precision`; None unless both classes were seen."""
+    def figures(self, alert_share: float) -> dict[str, Any]:
+        """`roc_auc`, `average_precision` and `recall_at_alert_share`; None unless both classes were seen."""
         negatives, positives = self.counts
         negative_total, positive_total = sum(negatives), sum(positives)
         if not negative_total or not positive_total:
-            return {"roc_auc": None, "average_precision": None}
+            return {"roc_auc": None, "average_precision": None, "recall_at_alert_share": None}
         below = auc = 0.0
         for n, p in zip(negatives, positives, strict=True):
             auc += p * (below + n / 2)
@@ -73,4 +84,33 @@ class ScoreHistogram:
         return {
             "roc_auc": auc / (negative_total * positive_total),
             "average_precision": precision_sum / positive_total,
+            "recall_at_alert_share": self._caught(alert_share * (negative_total + positive_total)) / positive_total,
         }
+
+    def _caught(self, alerts: float) -> float:
+        """Positives among the highest scores, as many as there are alerts; of a bin that is cut, its share."""
+        caught = 0.0
+        for n, p in zip(reversed(self.counts[0]), reversed(self.counts[1]), strict=True):
+            if alerts <= n + p:
+                return caught + (p * alerts / (n + p) if n + p else 0.0)
+            caught += p
+            alerts -= n + p
+        return caught
+
+    def calibration_error(self) -> float | None:
+        """Mean distance between probability and share of positives (expected calibration error; Naeini, Cooper and
+        Hauskrecht 2015, "Obtaining well calibrated probabilities using Bayesian binning", AAAI). Of 200 bins, neighbours
+        are taken together until they hold a fiftieth of all, because one event in a bin says nothing.
+        """
+        total = sum(map(sum, self.counts))
+        if not total:
+            return None
+        error = events = expected = positives = 0.0
+        for number, (n, p) in enumerate(zip(*self.counts, strict=True)):
+            events += n + p
+            expected += (n + p) * middle_of(number)
+            positives += p
+            if events >= total / 50 or number == BINS - 1:
+                error += abs(expected - positives)
+                events = expected = positives = 0.0
+        return error / total

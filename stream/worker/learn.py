@@ -89,9 +89,9 @@ class LearnShard(Owner):
 
     async def process(self, records: Sequence[Record]) -> None:
         """Judge and learn one micro-batch."""
-        dead = self._step.step(records)
-        if dead:
-            await self._publisher.publish(dead)
+        out = self._step.step(records)  # the same again after a crash: it lies behind the last snapshot
+        if out:
+            await self._publisher.publish(out)
         self._taken += len(records)
 
     async def snapshot(self) -> None:

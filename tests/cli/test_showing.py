@@ -26,12 +26,22 @@ def shown(learner: dict[str, Any] | None, **counts: int) -> str:
 def learner_of(**counts: int) -> dict[str, Any]:
     return {
         "version": "base@7", "model_size_bytes": 1_000, "counts": counts, "metrics": Evaluation("binary").report(),
+        "segments": {"shop": {"s1": Evaluation("binary").report()}},
+        "drift": {"episode": "cards-0-17", "episodes": 2, "monitors": 9, "ready": 3},
     }  # fmt: skip
 
 
 def test_flow_lag_labels_and_dead_letters_are_shown():
     text = shown(learner_of(learned=7), events=8, dead_letters=1, **{"dead_letters.json_invalid": 1, "late_labels": 3})
-    for part in ("lag events", "json_invalid 1", "late 3", "model base@7: learned 7"):
+    for part in (
+        "drift: 2 so far, 3 of 9 monitors ready; now cards-0-17",
+        "by shop, recently",
+        "s1",
+        "lag events",
+        "json_invalid 1",
+        "late 3",
+        "model base@7: learned 7",
+    ):
         assert part in text
     assert "learner:" not in text
     assert "no model yet" in shown(None)

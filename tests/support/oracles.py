@@ -39,6 +39,7 @@ class Verdict(NamedTuple):
     learned: int
     versions: int
     counts: Counter[str]
+    drifts: int
 
 
 def examine(world: World) -> Verdict:
@@ -65,10 +66,11 @@ def examine(world: World) -> Verdict:
             assert first == wanted, _difference(topic, partition, first, wanted)
         codes.update(expected.codes())
         counts.update(_same_state(world, partition, expected))
-    learned = _same_model(world, examples)
+    learned, drifts = _same_model(world, examples)
     assert counts["predictions"] + codes_of_events(dead) == sum(map(len, events.values()))
     return Verdict(
-        counts["predictions"], copies, codes, counts["examples"], learned, len(set(served.values())), counts
+        counts["predictions"], copies, codes, counts["examples"], learned, len(set(served.values())), counts,
+        drifts,
     )  # fmt: skip
 
 
@@ -168,8 +170,8 @@ def _same_state(world: World, partition: int, expected: Outcome) -> dict[str, in
     return dict(meta["counts"])
 
 
-def _same_model(world: World, examples: list[Record]) -> int:
-    """O5: the live model is that of a pass over the examples, each number once."""
+def _same_model(world: World, examples: list[Record]) -> tuple[int, int]:
+    """O5: the live model is that of a pass over the examples, each number once; so are the drifts, copies apart."""
     step = LearnStep(
         world.pipeline,
         shard=0,
@@ -177,7 +179,8 @@ def _same_model(world: World, examples: list[Record]) -> int:
         configuration="oracle",
         window=world.settings.metrics_window,
     )
-    step.step(examples)
+    drifts = [_bytes_of(record) for record in step.step(examples) if record.topic == "drifts"]
+    assert list(dict.fromkeys(map(_bytes_of, world.read("drifts")[0]))) == drifts
     status = world.status().learner
     assert status is not None
     assert status["version"] == step.version
@@ -187,5 +190,7 @@ def _same_model(world: World, examples: list[Record]) -> int:
     once = {(e["partition"], e["sequence"]): e for e in (msgspec.json.decode(r.value or b"") for r in examples)}
     learnable = sum(e["timing"] in ("on_time", "early", "default") for e in once.values())
     assert step.counts.get("learned", 0) == learnable
-    assert status["metrics"] == msgspec.json.decode(step.snapshot()[1])["metrics"]
-    return learnable
+    expected = msgspec.json.decode(step.snapshot()[1])
+    for part in ("metrics", "segments", "drift"):
+        assert status[part] == expected[part], part
+    return learnable, len(drifts)

@@ -1,0 +1,576 @@
+"""Notices that the world has changed, in constant memory and some tenths of a microsecond per value.
+
+Watched are errors, labels and scores, overall and in every declared segment, and every feature. The values are taken
+together in blocks of 32. The first 40 blocks say what is usual; from then on ADWIN (Bifet and Gavalda 2007, "Learning
+from time-changing data with adaptive windowing", SIAM SDM) watches the standardised block means. Blocks make it as good
+as blind to short bursts and autocorrelation, which have ADWIN on single values cry wolf every few thousand events.
+
+Values without natural bounds are first replaced by their place among 32 quantiles of the first 1,024 (a probability
+integral transform, so that scale and outliers do not matter); features are watched for their place and for its distance
+from the middle. A model that learns is no drift: errors count only when they rise, scores only when features move, too.
+
+The state after an example depends on the examples before it alone, so a crash replays to the same alarms.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from river import drift as river_drift
+
+from stream.core.lean_pickle import dump_model, load_model
+from stream.errors import SnapshotRefused
+from stream.messages import Drift as DriftMessage
+from stream.messages import Example, LabelValue, Moved, Served
+from stream.pipeline import OTHER_VALUE, Pipeline
+
+__all__ = ["DriftWatch"]
+
+BLOCK = 32
+REFERENCE_BLOCKS = 40
+REFERENCE_VALUES = 32 * BLOCK
+GROUP_BLOCKS = 4  # features are looked at in groups of so many blocks
+RECENT_BLOCKS = 96  # some 3,000 examples, among which a change is located
+QUANTILES = 32
+BEFORE_MIN = 5  # blocks before a change
+DELTA = 0.002  # ADWIN's own default: measured, no false alarm in 2 million independent and 300,000 bursty values
+EVENTS_PER_DELTA = 100_000
+MOVED_Z_MIN = 4.0  # standard errors from which a feature counts as moved
+MOVED_MAX = 10
+
+Row = tuple[int, float, Any, float]  # offset, error, label, score
+
+
+class DriftWatch:
+    """All monitors of one model shard."""
+
+    def __init__(self, pipeline: Pipeline, shard: int) -> None:
+        settings = pipeline.drift_settings
+        self._pipeline = pipeline.name
+        self._shard = shard
+        self._task = pipeline.task
+        self._segments = pipeline.segments
+        self._values_max = pipeline.segment_values_max
+        self._quiet = settings.episode if settings else 0
+        self._shift_min = settings.shift_min if settings else 0.0
+        watched = [name for name in ("error", "label", "score") if settings and getattr(settings, name + "s")]
+        names = pipeline.feature_names if settings and settings.features else ()
+        scopes = 1 + self._values_max * len(self._segments)
+        monitors = len(watched) * scopes + 2 * len(names)
+        per = settings.false_alarms_per if settings else EVENTS_PER_DELTA
+        delta = DELTA * EVENTS_PER_DELTA / per / max(1, monitors)
+        self._watched = watched
+        self._detector = settings.detector if settings else None
+        self._delta = delta
+        self._overall = self._scope()
+        self._by_segment: dict[str, dict[str, _Scope]] = {name: {} for name in self._segments}
+        windows = {feature.name: feature.window_ms for feature in pipeline.entity_features if feature.window}
+        self._features = _Features({name: windows.get(name, 0) for name in names}, delta)
+        self._examples = 0
+        self._episodes = 0
+        self._episode: str | None = None
+        self._last_alarm = 0
+        self._plan = repr(
+            (
+                self._task,
+                names,
+                self._segments,
+                self._values_max,
+                watched,
+                delta,
+                getattr(self._detector, "__qualname__", None),
+            )
+        )
+
+    def _scope(self) -> _Scope:
+        return _Scope(self._watched, self._task, self._delta, self._detector)
+
+    def update(self, example: Example, served: Served | None, offset: int, at_ms: int) -> DriftMessage | None:
+        """Take one example; a message where an episode begins."""
+        if not self._watched and not self._features.names:
+            return None
+        self._examples += 1
+        alarms: list[_Alarm] = []
+        if self._watched and served is not None:
+            row = (offset, *_measured(self._task, example.label, served))
+            self._overall.update(row, None, alarms)
+            for segment, value in segment_values(self._segments, example.features):
+                scopes = self._by_segment[segment]
+                if value not in scopes and len(scopes) >= self._values_max - 1:
+                    value = OTHER_VALUE
+                if value not in scopes:
+                    scopes[value] = self._scope()
+                scopes[value].update(row, f"{segment}={value}", alarms)
+        if self._features.names:
+            self._features.update(offset, example, alarms)
+        told = [alarm for alarm in alarms if self._is_told(alarm)]
+        for alarm in alarms:
+            if alarm not in told:
+                alarm.restart()
+        return self._episode_of(told, offset, at_ms) if told else None
+
+    def _is_told(self, alarm: _Alarm) -> bool:
+        if alarm.signal in ("error", "label"):
+            return True
+        if alarm.severity < self._shift_min:
+            return False
+        # A score that moves while no feature does is a model that learns.
+        return alarm.signal != "score" or not self._features.names or bool(self._features.moved(alarm.from_offset))
+
+    def _episode_of(self, alarms: list[_Alarm], offset: int, at_ms: int) -> DriftMessage | None:
+        """The first alarm begins an episode; those that come while it lasts belong to it."""
+        begins = self._episode is None or self._examples - self._last_alarm > self._quiet
+        self._last_alarm = self._examples
+        message = None
+        if begins:
+            self._episodes += 1
+            self._episode = f"{self._pipeline}-{self._shard}-{offset}"
+            message = self._message(max(alarms, key=lambda alarm: alarm.severity), offset, at_ms)
+        for alarm in alarms:
+            alarm.restart()
+        return message
+
+    def _message(self, alarm: _Alarm, offset: int, at_ms: int) -> DriftMessage:
+        return DriftMessage(
+            drift_id=str(self._episode),
+            pipeline=self._pipeline,
+            shard=self._shard,
+            signal=alarm.signal,
+            segment=alarm.segment,
+            detector=alarm.detector,
+            severity=alarm.severity,
+            before=alarm.before,
+            after=alarm.after,
+            examples_topic=f"{self._pipeline}.examples",
+            from_offset=alarm.from_offset,
+            to_offset=offset + 1,
+            detected_at_ms=at_ms,
+            moved=self._features.moved(alarm.from_offset),
+        )
+
+    def report(self) -> dict[str, Any]:
+        """For people: is an episode open, how many were there, how many monitors watch already."""
+        lasts = self._episode is not None and self._examples - self._last_alarm <= self._quiet
+        ready = [flag for scope in self._scopes() for flag in scope.ready()] + self._features.ready()
+        return {
+            "episode": self._episode if lasts else None,
+            "episodes": self._episodes,
+            "monitors": len(ready),
+            "ready": sum(ready),
+        }
+
+    # -- state -------------------------------------------------------------------------------------------------------
+
+    def to_state(self) -> bytes:
+        """Raises SnapshotRefused for a user's detector that cannot be written."""
+        parts = (self._overall, self._by_segment, self._features)
+        counters = (self._examples, self._episodes, self._episode, self._last_alarm)
+        return msgspec.msgpack.encode([self._plan, counters, dump_model(parts)])
+
+    def restore(self, data: bytes, extra_allowed: frozenset[str] = frozenset()) -> bool:
+        """Go on from a state. False if other things are watched now: then all monitors begin anew."""
+        plan, counters, parts = msgspec.msgpack.decode(data)
+        self._examples, self._episodes, self._episode, self._last_alarm = counters
+        if plan != self._plan:
+            return False
+        try:
+            self._overall, self._by_segment, self._features = load_model(parts, extra_allowed=extra_allowed)
+        except SnapshotRefused:
+            return False
+        for scope in self._scopes():
+            scope.bind(self._detector)
+        return True
+
+    def _scopes(self) -> list[_Scope]:
+        return [self._overall, *(scope for scopes in self._by_segment.values() for scope in scopes.values())]
+
+
+def segment_values(segments: Sequence[str], features: dict[str, Any]) -> Iterable[tuple[str, str]]:
+    """The segments that an example belongs to, one value of each."""
+    for segment in segments:
+        value = features[segment]
+        yield segment, ("true" if value else "false") if isinstance(value, bool) else str(value)
+
+
+def _measured(task: str, label: LabelValue, served: Served) -> tuple[float, Any, float]:
+    """Error, label and score of one example.
+
+    The error is 1 - the probability of what came true, or the absolute error; the score is the probability of true,
+    that of the likeliest class, the predicted number, or the anomaly score.
+    """
+    if task == "regression":
+        prediction = float(served.prediction or 0.0)
+        return abs(prediction - float(label)), float(label), prediction
+    if task == "anomaly":
+        return float(served.prediction != label), float(bool(label)), served.score or 0.0
+    p = served.probabilities or {}
+    if task == "binary":
+        score = p.get("true", 0.5)
+        return (1.0 - score, 1.0, score) if label else (score, 0.0, score)
+    return 1.0 - p.get(str(label), 0.0), label, max(p.values(), default=0.0)
+
+
+# -- one sequence of blocks ----------------------------------------------------------------------------------------------
+
+
+class _Series:
+    """Totals of blocks under watch."""
+
+    def __init__(self, delta: float, *, rising: bool = False, binary: bool = False) -> None:
+        self._delta = delta
+        self._rising = rising
+        self._binary = binary
+        self.recent: deque[float] = deque(maxlen=RECENT_BLOCKS)
+        self._left = REFERENCE_BLOCKS
+        self._mean = self._m2 = self.sd = 0.0
+        self._adwin: Any = None
+
+    @property
+    def ready(self) -> bool:
+        return self._adwin is not None
+
+    def add(self, total: float) -> bool:
+        """One more block; true for an alarm."""
+        self.recent.append(total)
+        if self._adwin is None:
+            self._learn(total)
+            return False
+        adwin = self._adwin
+        before = adwin.estimation
+        adwin.update((total - self._mean) / self.sd)
+        return adwin.drift_detected and (not self._rising or adwin.estimation > before)
+
+    def _learn(self, total: float) -> None:
+        self._left -= 1
+        n = REFERENCE_BLOCKS - self._left
+        delta = total - self._mean
+        self._mean += delta / n
+        self._m2 += delta * (total - self._mean)
+        if self._left:
+            return
+        sd = math.sqrt(self._m2 / (n - 1))
+        if self._binary:  # rare ones: a reference with one of them, or none, says little about the spread
+            values = n * BLOCK
+            share = (self._mean * n + 1.0) / (values + 2.0)
+            sd = max(sd, math.sqrt(BLOCK * share * (1.0 - share)))
+        self.sd = sd or 1.0
+        self._adwin = river_drift.ADWIN(delta=self._delta, clock=1)
+
+    def restart(self, after: int) -> None:
+        """After an alarm: what is usual is learned anew; of the past, only the blocks after the change are kept."""
+        kept = list(self.recent)[after:]
+        self.__init__(self._delta, rising=self._rising, binary=self._binary)  # type: ignore[misc]
+        self.recent.extend(kept)
+
+    def shift(self, at: int | None = None) -> _Shift:
+        """What changed at a block; without one, at the likeliest."""
+        recent = list(self.recent)
+        if at is None:
+            at = change_point(recent)
+        sides = recent[:at], recent[at:]
+        before, after = (math.fsum(side) / len(side) for side in sides)
+        squares = math.fsum((v - mean) ** 2 for side, mean in zip(sides, (before, after), strict=True) for v in side)
+        sd = math.sqrt(squares / max(1, len(recent) - 2)) or self.sd or 1.0
+        z = (after - before) / (sd * math.sqrt(1 / len(sides[0]) + 1 / len(sides[1])))
+        return _Shift(at, before, after, (after - before) / (sd * math.sqrt(BLOCK)), z)
+
+
+class _Shift(NamedTuple):
+    at: int  # the first block after the change
+    before: float  # mean totals of blocks
+    after: float
+    effect: float  # in standard deviations of single values (Cohen's d, if they are independent)
+    z: float  # in standard errors
+
+
+def change_point(values: Sequence[float]) -> int:
+    """Where the mean shifted: the maximum-likelihood split for one change and equal variances (Hinkley 1970,
+    "Inference about the change-point in a sequence of random variables", Biometrika 57:1).
+
+    >>> change_point([0.1, 0.0, 0.2, 0.1, 0.1, 0.0, 0.9, 1.0, 0.8])
+    6
+    """
+    n, total = len(values), math.fsum(values)
+    first = min(BEFORE_MIN, n - 1)
+    left, best, at = math.fsum(values[:first]), -1.0, first
+    for k in range(first, n):
+        gain = (left - total * k / n) ** 2 * n / (k * (n - k))
+        if gain > best:
+            best, at = gain, k
+        left += values[k]
+    return at
+
+
+class _Alarm(NamedTuple):
+    signal: str
+    segment: str | None
+    detector: str
+    severity: float
+    before: float
+    after: float
+    from_offset: int
+    restart: Callable[[], None]
+
+
+# -- places among reference quantiles --------------------------------------------------------------------------------------
+
+
+class _Ranks:
+    """Replaces values by their places: 0 (below all quantiles) to 2k (above), odd ones on a quantile itself."""
+
+    def __init__(self) -> None:
+        self._reference: list[Any] = []
+        self._cuts: Any = None  # of numbers
+        self._place_of: dict[Any, int] | None = None  # of texts
+        self.middle = 0
+
+    @property
+    def ready(self) -> bool:
+        return self.middle > 0
+
+    @property
+    def of_texts(self) -> bool:
+        return self._place_of is not None
+
+    def gather(self, column: Sequence[Any]) -> None:
+        """Values of the reference; there are enough of them after a whole number of blocks."""
+        self._reference += column
+        if len(self._reference) < REFERENCE_VALUES:
+            return
+        if isinstance(column[0], str):
+            # Ordered by how often they come: a shift between two texts moves the mean place.
+            common = sorted(Counter(self._reference).items(), key=lambda item: (-item[1], item[0]))[: QUANTILES - 1]
+            self._place_of = {text: 2 * i + 1 for i, (text, _) in enumerate(common)}
+            self.middle = len(common) + 1
+        else:
+            ordered = sorted(map(float, self._reference))
+            last = len(ordered) - 1
+            edges = sorted({ordered[round(i * last / (QUANTILES - 1))] for i in range(QUANTILES)})
+            self._cuts = [cut for edge in edges for cut in (edge, math.nextafter(edge, math.inf))]
+            self.middle = len(edges)
+        self._reference = []
+
+    def places(self, column: Sequence[Any]) -> list[int]:
+        if self._place_of is not None:
+            other = 2 * self.middle
+            place_of = self._place_of
+            return [place_of.get(value, other) for value in column]
+        cuts = self._cuts
+        return [bisect_right(cuts, value) for value in column]
+
+    def places_array(self, column: Sequence[Any]) -> np.ndarray[Any, Any]:
+        if self._place_of is not None:
+            return np.array(self.places(column))
+        return np.searchsorted(self._cuts, np.array(column, dtype=np.float64), side="right")
+
+
+# -- errors, labels and scores ---------------------------------------------------------------------------------------------
+
+
+class _Signal:
+    """Errors, labels or scores of one scope."""
+
+    def __init__(self, name: str, task: str, delta: float, detector: Callable[[], Any] | None) -> None:
+        self.name = name
+        # What is in no known bounds is ranked.
+        ranked = (
+            task == "regression" or (task == "multiclass" and name == "label") or (task, name) == ("anomaly", "score")
+        )
+        self.make = detector
+        self._detector: Any = detector() if detector is not None else None
+        self.ranks = _Ranks() if ranked and detector is None else None
+        binary = name == "label" or (task, name) == ("anomaly", "error")
+        self.series = _Series(delta, rising=name == "error", binary=binary and not ranked)
+
+    @property
+    def ready(self) -> bool:
+        return self._detector is not None or self.series.ready
+
+    def block(self, values: Sequence[Any]) -> bool:
+        """One block of values; true for an alarm."""
+        if self._detector is not None:
+            return self._feed(values)
+        if self.ranks is None:
+            return self.series.add(math.fsum(values))
+        if not self.ranks.ready:
+            self.ranks.gather(values)
+            return False
+        return self.series.add(sum(self.ranks.places(values)))
+
+    def _feed(self, values: Sequence[Any]) -> bool:
+        self.series.recent.append(math.fsum(values))
+        found = False
+        for value in values:
+            self._detector.update(value)
+            found = found or self._detector.drift_detected
+        return found
+
+    def alarm(self, segment: str | None, starts: Sequence[int]) -> _Alarm:
+        shift = self.series.shift()
+        scale = BLOCK * (2 * self.ranks.middle if self.ranks is not None else 1)
+        return _Alarm(
+            self.name,
+            segment,
+            "blocked_adwin" if self._detector is None else type(self._detector).__name__,
+            abs(shift.effect),
+            shift.before / scale,
+            shift.after / scale,
+            starts[shift.at - len(self.series.recent)],
+            lambda: self._restart(shift.at),
+        )
+
+    def _restart(self, after: int) -> None:
+        self.series.restart(after)
+        if self.ranks is not None:
+            self.ranks = _Ranks()
+            self.series.recent.clear()  # places among other quantiles
+        if self.make is not None:
+            self._detector = self.make()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "make": None}  # the pipeline has it
+
+
+class _Scope:
+    """The signals of all examples or of those in one segment."""
+
+    def __init__(self, watched: list[str], task: str, delta: float, detector: Callable[[], Any] | None) -> None:
+        self._signals = [_Signal(name, task, delta, detector) for name in watched]
+        self._rows: list[Row] = []
+        self._starts: deque[int] = deque(maxlen=RECENT_BLOCKS)  # offset of each block's first example
+
+    def update(self, row: Row, segment: str | None, alarms: list[_Alarm]) -> None:
+        self._rows.append(row)
+        if len(self._rows) == BLOCK:
+            self._block(segment, alarms)
+
+    def _block(self, segment: str | None, alarms: list[_Alarm]) -> None:
+        offsets, *columns = zip(*self._rows, strict=True)
+        self._rows = []
+        self._starts.append(offsets[0])
+        by_name = dict(zip(("error", "label", "score"), columns, strict=True))
+        alarms += [s.alarm(segment, self._starts) for s in self._signals if s.block(by_name[s.name])]
+
+    def bind(self, detector: Callable[[], Any] | None) -> None:
+        """What a state leaves out."""
+        for signal in self._signals:
+            signal.make = detector
+
+    def ready(self) -> list[bool]:
+        return [signal.ready for signal in self._signals]
+
+
+# -- features --------------------------------------------------------------------------------------------------------------
+
+
+class _Feature:
+    def __init__(self, name: str, delta: float, warm_up_ms: int) -> None:
+        self.name = name
+        self.warm_up_ms = warm_up_ms  # a window of an entity's history fills up: until then nothing is usual
+        self._delta = delta
+        self.begin()
+
+    def begin(self) -> None:
+        self.ranks = _Ranks()
+        self.place = _Series(self._delta)
+        self.spread = _Series(self._delta)
+
+
+class _Features:
+    """Every feature's place among its quantiles, and how far from the middle."""
+
+    def __init__(self, warm_up_ms: dict[str, int], delta: float) -> None:
+        self.names = tuple(warm_up_ms)
+        self._features = [_Feature(name, delta, its) for name, its in warm_up_ms.items()]
+        self._began_ms = -1  # event time
+        self._rows: list[list[Any]] = []
+        self._offsets: list[int] = []
+        self._starts: deque[int] = deque(maxlen=RECENT_BLOCKS)
+
+    def ready(self) -> list[bool]:
+        return [series.ready for feature in self._features for series in (feature.place, feature.spread)]
+
+    def update(self, offset: int, example: Example, alarms: list[_Alarm]) -> None:
+        rows = self._rows
+        if not len(rows) % BLOCK:
+            self._offsets.append(offset)
+        rows.append(list(example.features.values()))
+        if len(rows) == GROUP_BLOCKS * BLOCK:
+            self._starts.extend(self._offsets)
+            self._rows, self._offsets = [], []
+            if self._began_ms < 0:
+                self._began_ms = example.occurred_at_ms
+            self._group(rows, example.occurred_at_ms - self._began_ms, alarms)
+
+    def _group(self, rows: list[list[Any]], age_ms: int, alarms: list[_Alarm]) -> None:
+        watched, arrays = [], []
+        for feature, column in zip(self._features, zip(*rows, strict=True), strict=True):
+            if feature.ranks.ready:
+                watched.append(feature)
+                arrays.append(feature.ranks.places_array(column))
+            elif age_ms >= feature.warm_up_ms:
+                feature.ranks.gather(column)
+        if not watched:
+            return
+        # Whole numbers: sums are exact, whatever the order.
+        places = np.array(arrays).reshape(len(watched), GROUP_BLOCKS, BLOCK)
+        middles = np.array([feature.ranks.middle for feature in watched]).reshape(-1, 1, 1)
+        totals = places.sum(axis=2).tolist()
+        spreads = np.abs(places - middles).sum(axis=2).tolist()
+        for feature, its_totals, its_spreads in zip(watched, totals, spreads, strict=True):
+            found = [False, False]
+            for block in range(GROUP_BLOCKS):
+                found[0] = feature.place.add(its_totals[block]) or found[0]
+                found[1] = feature.spread.add(its_spreads[block]) or found[1]
+            if any(found):
+                alarms.append(self._alarm(feature, feature.place if found[0] else feature.spread))
+
+    def _alarm(self, feature: _Feature, series: _Series) -> _Alarm:
+        shift = series.shift()
+        scale = BLOCK * 2 * feature.ranks.middle
+        return _Alarm(
+            f"feature:{feature.name}",
+            None,
+            "blocked_adwin_on_ranks",
+            abs(shift.effect),
+            shift.before / scale,
+            shift.after / scale,
+            self._starts[shift.at - len(series.recent)],
+            feature.begin,
+        )
+
+    def moved(self, from_offset: int) -> list[Moved]:
+        """Which features are not what they were before this offset, the most moved first."""
+        found = []
+        for feature in self._features:
+            moved = self._moved(feature, feature.place, from_offset) or self._moved(
+                feature, feature.spread, from_offset
+            )
+            if moved is not None:
+                found.append(moved)
+        return sorted(found, key=lambda moved: -abs(moved.shift))[:MOVED_MAX]
+
+    def _moved(self, feature: _Feature, series: _Series, from_offset: int) -> Moved | None:
+        if not series.ready:
+            return None
+        starts = list(self._starts)[-len(series.recent) :]
+        at = sum(1 for start in starts if start < from_offset)
+        if not BEFORE_MIN <= at < len(starts):
+            return None
+        shift = series.shift(at)
+        if abs(shift.z) < MOVED_Z_MIN:
+            return None
+        scale = BLOCK * 2 * feature.ranks.middle
+        if feature.ranks.of_texts:
+            how = "other_values"
+        elif series is feature.spread:
+            how = "wider" if shift.z > 0 else "narrower"
+        else:
+            how = "higher" if shift.z > 0 else "lower"
+        return Moved(feature.name, how, shift.effect, shift.before / scale, shift.after / scale)  # type: ignore[arg-type]
