@@ -50,5 +50,6 @@ pipeline = Pipeline(
     model=build,
     params={"model": model_name, "more": [f.name for f in history]},
     labels=Labels(wait="7d"),
+    drift=features != "unwatched",
     limits=Limits(entity_idle="30d"),
 )

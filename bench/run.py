@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import latency, memory, throughput
+from bench import drift, latency, memory, throughput
 from bench.harness import peer_python, stack_for_bench
 from stream.local.stack import Stack
 
@@ -30,6 +30,10 @@ def parts() -> dict[str, Part]:
         "score.tree": score("tree", "plain"),
         "learn.logistic": lambda s, q: throughput.learn(s, "logistic", 30_000 if q else 300_000, 1 if q else 3),
         "learn.tree": lambda s, q: throughput.learn(s, "tree", 15_000 if q else 100_000, 1 if q else 3),
+        "learn.logistic.watched": lambda s, q: throughput.watched(
+            s, "logistic", 30_000 if q else 300_000, 1 if q else 3
+        ),
+        "drift": lambda _, q: drift.run(q),
         "whole.logistic": lambda s, q: throughput.whole(s, "logistic", 15_000 if q else 150_000, 1 if q else 3),
         "whole.tree": lambda s, q: throughput.whole(s, "tree", 10_000 if q else 60_000, 1 if q else 3),
         "whole.faust": lambda s, q: throughput.plain_faust(s, "logistic", 3_000 if q else 15_000, 1 if q else 2),

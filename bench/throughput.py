@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench.harness import figure, open_bench, paired, rate_of
 from stream.local.stack import Stack
 
-__all__ = ["PEERS", "learn", "peer", "plain_faust", "score", "two_workers", "whole"]
+__all__ = ["PEERS", "learn", "peer", "plain_faust", "score", "two_workers", "watched", "whole"]
 
 # How a peer is called in an environment and a figure: its module and its name.
 PEERS = {"quix": ("bench.quix_streams", "Quix Streams"), "bytewax": ("bench.bytewax_flow", "Bytewax")}
@@ -47,6 +47,19 @@ def learn(stack: Stack, model: str, examples: int, runs: int) -> None:
 
     mine, other, ratio = paired(runs, ours, bare)
     _report(f"learn.{model}", mine, other, ratio, "examples/s")
+
+
+def watched(stack: Stack, model: str, examples: int, runs: int) -> None:
+    """One learn worker with all of drift, against one that watches nothing."""
+
+    def learner(features: str) -> float:
+        with open_bench(stack, model=model, features=features) as bench:
+            bench.examples(examples)
+            bench.start("learn")
+            return rate_of(bench.watch(bench.learned, examples), examples)
+
+    mine, other, ratio = paired(runs, lambda: learner("plain"), lambda: learner("unwatched"))
+    _report(f"learn.{model}.watched", mine, other, ratio, "examples/s", "without drift")
 
 
 def whole(stack: Stack, model: str, events: int, runs: int) -> None:
