@@ -50,6 +50,9 @@ class Settings(BaseSettings):
         512, ge=1, description="how much a fetch waits for; more costs less CPU and more latency"
     )
     linger_ms: float = Field(0.5, ge=0, description="how long the producer waits to fill a request")
+    dead_share_max: float = Field(
+        0.9, gt=0, le=1, description="a micro-batch with a larger share of dead letters stops the worker; 1: never"
+    )
     entities_max: int = Field(200_000, ge=1, description="entities cached in memory per partition")
     snapshot_interval_ms: int = Field(250, ge=10, description="shortest time between two model snapshots")
     model_poll_ms: int = Field(50, ge=5, description="how often a score worker looks for a new model")

@@ -209,6 +209,46 @@ def drifts(
             console.print(drift_text(drift))
 
 
+@app.command("dead-letters")
+def dead_letters(
+    pipeline_file: PipelineFile,
+    code: Annotated[str | None, typer.Option(help="only letters with this code, one by one")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="show the newest so many")] = 20,
+    values: Annotated[
+        bool, typer.Option("--values", help="show the records themselves (they may be confidential)")
+    ] = False,
+    resubmit: Annotated[
+        bool, typer.Option("--resubmit", help="send them to where they came from, each once; after mending the cause")
+    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="with --resubmit: also those in doubt")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do it without asking")] = False,
+) -> None:
+    """List what could not be processed, by code; show it; send it again."""
+    from stream.cli import dead_letters as dead
+
+    settings = load_settings()
+    name = load_pipeline(pipeline_file).pipeline.name
+    letters = [letter for letter in dead.read_letters(settings, name) if code in (None, letter.about.code)]
+    if not letters:
+        console.print(f"no dead letters{f' with code {code}' if code else ''}", highlight=False)
+        return
+    if resubmit:
+        if not yes and not typer.confirm(f"Send {len(letters):,} records to their topics again?"):
+            raise typer.Exit(1)
+        done = dead.resubmit(settings, name, letters, again=again)
+        console.print(f"sent {done.sent:,} records again, {done.before:,} had been sent before", highlight=False)
+        if done.in_doubt:
+            console.print(f"{done.in_doubt:,} are in doubt: see whether they came, then use --again", style="yellow")
+        if done.of_learn:
+            console.print(f"{done.of_learn:,} are examples: they stay, retraining reads them", highlight=False)
+        return
+    states = dead.resubmissions(settings, name)
+    if code is None and not values:
+        console.print(dead.summary_table(letters, states))
+    else:
+        console.print(dead.letters_table(letters[-limit:], states, values=values))
+
+
 @app.command()
 def label(
     pipeline_file: PipelineFile,

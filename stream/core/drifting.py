@@ -43,6 +43,7 @@ DELTA = 0.002  # ADWIN's own default: measured, no false alarm in 2 million inde
 EVENTS_PER_DELTA = 100_000
 MOVED_Z_MIN = 4.0  # standard errors from which a feature counts as moved
 MOVED_MAX = 10
+HUGE = 1e300
 
 Row = tuple[int, float, Any, float]  # offset, error, label, score
 
@@ -55,6 +56,7 @@ class DriftWatch:
         self._pipeline = pipeline.name
         self._shard = shard
         self._task = pipeline.task
+        self._measured = MEASURED[pipeline.task]
         self._segments = pipeline.segments
         self._values_max = pipeline.segment_values_max
         self._quiet = settings.episode if settings else 0
@@ -71,7 +73,11 @@ class DriftWatch:
         self._overall = self._scope()
         self._by_segment: dict[str, dict[str, _Scope]] = {name: {} for name in self._segments}
         windows = {feature.name: feature.window_ms for feature in pipeline.entity_features if feature.window}
-        self._features = _Features({name: windows.get(name, 0) for name in names}, delta)
+        texts = {name for name, feature in pipeline.declared.items() if feature.type is str}
+        texts |= {
+            feature.name for feature in pipeline.entity_features if feature.kind == "last" and feature.field in texts
+        }
+        self._features = _Features({name: windows.get(name, 0) for name in names}, texts, delta)
         self._examples = 0
         self._episodes = 0
         self._episode: str | None = None
@@ -98,15 +104,10 @@ class DriftWatch:
         self._examples += 1
         alarms: list[_Alarm] = []
         if self._watched and served is not None:
-            row = (offset, *_measured(self._task, example.label, served))
+            row = (offset, *self._measured(example.label, served))
             self._overall.update(row, None, alarms)
-            for segment, value in segment_values(self._segments, example.features):
-                scopes = self._by_segment[segment]
-                if value not in scopes and len(scopes) >= self._values_max - 1:
-                    value = OTHER_VALUE
-                if value not in scopes:
-                    scopes[value] = self._scope()
-                scopes[value].update(row, f"{segment}={value}", alarms)
+            if self._segments:
+                self._update_segments(row, example, alarms)
         if self._features.names:
             self._features.update(offset, example, alarms)
         told = [alarm for alarm in alarms if self._is_told(alarm)]
@@ -114,6 +115,15 @@ class DriftWatch:
             if alarm not in told:
                 alarm.restart()
         return self._episode_of(told, offset, at_ms) if told else None
+
+    def _update_segments(self, row: Row, example: Example, alarms: list[_Alarm]) -> None:
+        for segment, value in segment_values(self._segments, example.features):
+            scopes = self._by_segment[segment]
+            if value not in scopes and len(scopes) >= self._values_max - 1:
+                value = OTHER_VALUE
+            if value not in scopes:
+                scopes[value] = self._scope()
+            scopes[value].update(row, f"{segment}={value}", alarms)
 
     def _is_told(self, alarm: _Alarm) -> bool:
         if alarm.signal in ("error", "label"):
@@ -198,22 +208,31 @@ def segment_values(segments: Sequence[str], features: dict[str, Any]) -> Iterabl
         yield segment, ("true" if value else "false") if isinstance(value, bool) else str(value)
 
 
-def _measured(task: str, label: LabelValue, served: Served) -> tuple[float, Any, float]:
-    """Error, label and score of one example.
+# Error, label and score of one example. The error is 1 - the probability of what came true, or the absolute error; the score
+# is the probability of true, that of the likeliest class, the predicted number, or the anomaly score.
 
-    The error is 1 - the probability of what came true, or the absolute error; the score is the probability of true,
-    that of the likeliest class, the predicted number, or the anomaly score.
-    """
-    if task == "regression":
-        prediction = float(served.prediction or 0.0)
-        return abs(prediction - float(label)), float(label), prediction
-    if task == "anomaly":
-        return float(served.prediction != label), float(bool(label)), served.score or 0.0
+
+def _binary(label: LabelValue, served: Served) -> tuple[float, Any, float]:
+    p = served.probabilities
+    score = p.get("true", 0.5) if p else 0.5
+    return (1.0 - score, 1.0, score) if label else (score, 0.0, score)
+
+
+def _multiclass(label: LabelValue, served: Served) -> tuple[float, Any, float]:
     p = served.probabilities or {}
-    if task == "binary":
-        score = p.get("true", 0.5)
-        return (1.0 - score, 1.0, score) if label else (score, 0.0, score)
     return 1.0 - p.get(str(label), 0.0), label, max(p.values(), default=0.0)
+
+
+def _regression(label: LabelValue, served: Served) -> tuple[float, Any, float]:
+    prediction, truth = float(served.prediction or 0.0), float(label)
+    return abs(prediction - truth), truth, prediction
+
+
+def _anomaly(label: LabelValue, served: Served) -> tuple[float, Any, float]:
+    return float(served.prediction != label), float(bool(label)), served.score or 0.0
+
+
+MEASURED = {"binary": _binary, "multiclass": _multiclass, "regression": _regression, "anomaly": _anomaly}
 
 
 # -- one sequence of blocks ----------------------------------------------------------------------------------------------
@@ -324,32 +343,31 @@ class _Alarm(NamedTuple):
 class _Ranks:
     """Replaces values by their places: 0 (below all quantiles) to 2k (above), odd ones on a quantile itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, of_texts: bool) -> None:
+        self.of_texts = of_texts
         self._reference: list[Any] = []
-        self._cuts: Any = None  # of numbers
-        self._place_of: dict[Any, int] | None = None  # of texts
+        self._cuts: list[float] = []
+        self._place_of: dict[Any, int] = {}
         self.middle = 0
 
     @property
     def ready(self) -> bool:
         return self.middle > 0
 
-    @property
-    def of_texts(self) -> bool:
-        return self._place_of is not None
-
     def gather(self, column: Sequence[Any]) -> None:
         """Values of the reference; there are enough of them after a whole number of blocks."""
-        self._reference += column
+        self._reference += column if self.of_texts else [v for v in map(_number, column) if v == v]
         if len(self._reference) < REFERENCE_VALUES:
             return
-        if isinstance(column[0], str):
+        if self.of_texts:
             # Ordered by how often they come: a shift between two texts moves the mean place.
-            common = sorted(Counter(self._reference).items(), key=lambda item: (-item[1], item[0]))[: QUANTILES - 1]
+            common = sorted(Counter(self._reference).items(), key=lambda item: (-item[1], str(item[0])))[
+                : QUANTILES - 1
+            ]
             self._place_of = {text: 2 * i + 1 for i, (text, _) in enumerate(common)}
             self.middle = len(common) + 1
         else:
-            ordered = sorted(map(float, self._reference))
+            ordered = sorted(self._reference)
             last = len(ordered) - 1
             edges = sorted({ordered[round(i * last / (QUANTILES - 1))] for i in range(QUANTILES)})
             self._cuts = [cut for edge in edges for cut in (edge, math.nextafter(edge, math.inf))]
@@ -357,7 +375,7 @@ class _Ranks:
         self._reference = []
 
     def places(self, column: Sequence[Any]) -> list[int]:
-        if self._place_of is not None:
+        if self.of_texts:
             other = 2 * self.middle
             place_of = self._place_of
             return [place_of.get(value, other) for value in column]
@@ -365,9 +383,17 @@ class _Ranks:
         return [bisect_right(cuts, value) for value in column]
 
     def places_array(self, column: Sequence[Any]) -> np.ndarray[Any, Any]:
-        if self._place_of is not None:
+        if self.of_texts:
             return np.array(self.places(column))
-        return np.searchsorted(self._cuts, np.array(column, dtype=np.float64), side="right")
+        try:
+            values = np.array(column, dtype=np.float64)
+        except (TypeError, ValueError, OverflowError):  # an example that no scorer of ours wrote
+            values = np.array([_number(value) for value in column])
+        return np.searchsorted(self._cuts, values, side="right")
+
+
+def _number(value: Any) -> float:
+    return float(min(max(value, -HUGE), HUGE)) if isinstance(value, int | float) else math.nan
 
 
 # -- errors, labels and scores ---------------------------------------------------------------------------------------------
@@ -384,7 +410,8 @@ class _Signal:
         )
         self.make = detector
         self._detector: Any = detector() if detector is not None else None
-        self.ranks = _Ranks() if ranked and detector is None else None
+        self._of_texts = (task, name) == ("multiclass", "label")
+        self.ranks = _Ranks(of_texts=self._of_texts) if ranked and detector is None else None
         binary = name == "label" or (task, name) == ("anomaly", "error")
         self.series = _Series(delta, rising=name == "error", binary=binary and not ranked)
 
@@ -428,7 +455,7 @@ class _Signal:
     def _restart(self, after: int) -> None:
         self.series.restart(after)
         if self.ranks is not None:
-            self.ranks = _Ranks()
+            self.ranks = _Ranks(of_texts=self._of_texts)
             self.series.recent.clear()  # places among other quantiles
         if self.make is not None:
             self._detector = self.make()
@@ -470,14 +497,15 @@ class _Scope:
 
 
 class _Feature:
-    def __init__(self, name: str, delta: float, warm_up_ms: int) -> None:
+    def __init__(self, name: str, delta: float, warm_up_ms: int, *, of_texts: bool) -> None:
         self.name = name
+        self._of_texts = of_texts
         self.warm_up_ms = warm_up_ms  # a window of an entity's history fills up: until then nothing is usual
         self._delta = delta
         self.begin()
 
     def begin(self) -> None:
-        self.ranks = _Ranks()
+        self.ranks = _Ranks(of_texts=self._of_texts)
         self.place = _Series(self._delta)
         self.spread = _Series(self._delta)
 
@@ -485,9 +513,9 @@ class _Feature:
 class _Features:
     """Every feature's place among its quantiles, and how far from the middle."""
 
-    def __init__(self, warm_up_ms: dict[str, int], delta: float) -> None:
+    def __init__(self, warm_up_ms: dict[str, int], texts: set[str], delta: float) -> None:
         self.names = tuple(warm_up_ms)
-        self._features = [_Feature(name, delta, its) for name, its in warm_up_ms.items()]
+        self._features = [_Feature(name, delta, its, of_texts=name in texts) for name, its in warm_up_ms.items()]
         self._began_ms = -1  # event time
         self._rows: list[list[Any]] = []
         self._offsets: list[int] = []

@@ -149,6 +149,13 @@ class LearnStep:
             raise RecordRejected("example_invalid", "not an example as schemas/examples.json describes it") from None
         if not label_fits(self._pipeline.task, example.label):
             raise RecordRejected("label_type", f"the label does not fit the task {self._pipeline.task!r}")
+        served = example.served.get(CHAMPION)
+        if (
+            served is not None
+            and served.prediction is not None
+            and not label_fits(self._pipeline.task, served.prediction)
+        ):
+            raise RecordRejected("label_type", f"what was served does not fit the task {self._pipeline.task!r}")
         if tuple(example.features) != self._names:
             raise RecordRejected("features_differ", "the example's features are not those that the pipeline declares")
         return example

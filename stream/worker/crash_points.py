@@ -21,6 +21,7 @@ POINTS = (
     "score.before_publish",
     "score.after_publish",
     "learn.on_assignment",
+    "learn.after_publish",
     "learn.before_commit",
     "learn.after_commit",
 )

@@ -92,6 +92,7 @@ class LearnShard(Owner):
         out = self._step.step(records)  # the same again after a crash: it lies behind the last snapshot
         if out:
             await self._publisher.publish(out)
+            self._crash_point("learn.after_publish")
         self._taken += len(records)
 
     async def snapshot(self) -> None:

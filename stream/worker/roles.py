@@ -311,6 +311,7 @@ class ScoreRole(_Role):
             self._model,
             batch_records_max=self._settings.batch_records_max,
             entities_max=self._settings.entities_max,
+            dead_share_max=self._settings.dead_share_max,
             crash_point=self._crash_point,
         )
         offsets = await owned.acquire()

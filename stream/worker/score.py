@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from stream.core.records import Record
-from stream.core.scoring import LiveModel, ScoreStep
-from stream.errors import Fenced
+from stream.core.scoring import ERROR_HEADER, LiveModel, ScoreStep
+from stream.errors import Fenced, StartupRefused
 from stream.pipeline import Pipeline
 from stream.ports import Acquired, Commit, Outgoing, Publisher, StateStore
 from stream.worker.owner import Owner, retrying
@@ -29,6 +29,7 @@ GRACE_S = 0.05  # a label newer than every event seen waits so long for events o
 ALIGN_WAIT_S = 5.0  # one topic waits so long for records of the other that are known to lie in the log
 HELD_MAX = 50_000  # events in memory while they wait for labels; beyond that fetching stops
 LABELS_HIGH, LABELS_LOW = 4_000, 1_000  # labels waiting for their time: fetching them pauses and goes on
+BREAKER_RECORDS_MIN = 200  # of a micro-batch; a handful of bad records in a row is nothing
 UNPUBLISHED_MAX = 64  # micro-batches in the outbox before the next one waits for Kafka
 
 _decode_outbox = msgspec.msgpack.Decoder(list[Outgoing]).decode
@@ -47,6 +48,7 @@ class ScorePartition(Owner):
         *,
         batch_records_max: int = 1_000,
         entities_max: int = 200_000,
+        dead_share_max: float = 1.0,
         crash_point: Callable[[str], None] = lambda _: None,
     ) -> None:
         super().__init__()
@@ -57,6 +59,7 @@ class ScorePartition(Owner):
         self._model = model
         self._batch_records_max = batch_records_max
         self._entities_max = entities_max
+        self._dead_share_max = dead_share_max
         self._crash_point = crash_point
         self._labels: deque[Record] = deque()  # the queue holds the events
         self._label_arrivals: deque[float] = deque()  # when each waiting label came, loop time
@@ -139,6 +142,8 @@ class ScorePartition(Owner):
         more = step.load(needs, fetched, batch)
         due = await retrying(lambda: store.remembered(self.partition, more), "fetch") if more else {}
         commit, outgoing = step.step(batch, due, self._model())
+        if self._dead_share_max < 1.0:
+            self._check_share(len(records), outgoing)
         commit.published_up_to = self._published_up_to
         self._crash_point("score.before_commit")
         await self._commit(commit)
@@ -148,6 +153,21 @@ class ScorePartition(Owner):
         if outgoing:
             before = self._publishing
             self._publishing = asyncio.create_task(self._publish(before, outgoing, self._lease.sequence))
+
+    def _check_share(self, records: int, outgoing: list[Outgoing]) -> None:
+        """The circuit breaker: that nearly all is wrong is more likely our mistake than theirs."""
+        dead = sum(record.topic == "dead_letters" for record in outgoing)
+        if records < BREAKER_RECORDS_MIN or dead <= self._dead_share_max * records:
+            return
+        header = ERROR_HEADER + "code"
+        codes = Counter(dict(r.headers or []).get(header, b"") for r in outgoing if r.topic == "dead_letters")
+        (code, count), *_ = codes.most_common(1)
+        raise StartupRefused(
+            "mostly_dead_letters",
+            f"partition {self.partition}: {dead} of {records} records would become dead letters, {count} of them "
+            f"{(code or b'').decode()}; nothing of them is committed. Mend the pipeline file or the producers, or let them "
+            "pass with DRIFTLOOP_DEAD_SHARE_MAX=1",
+        )
 
     async def _commit(self, commit: Commit) -> None:
         await retrying(lambda: self._store.commit(self._lease, commit), "commit")

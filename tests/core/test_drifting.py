@@ -275,6 +275,17 @@ def test_every_task_has_errors_labels_and_scores(task: str):
     assert 8_000 < drift.to_offset < 9_500
 
 
+def test_values_that_no_scorer_wrote_end_nothing():
+    """Whoever can write to `examples` could else end the learner, again and again."""
+    strange: list[Any] = [None, "text", True, 10**400, -(10**400), 1e308]
+
+    def make(rng: random.Random, i: int) -> tuple[dict[str, Any], Any, float]:
+        x, label, p = steady(rng, i)
+        return {name: rng.choice(strange) if rng.random() < 0.01 else value for name, value in x.items()}, label, p
+
+    assert run(DriftWatch(watched(segments=("shop",)), 0), examples(make, 8_000)) == []
+
+
 def test_the_change_point_is_the_likeliest_split():
     rng = random.Random(4)
     for at in (6, 30, 60, 90):

@@ -209,6 +209,27 @@ def test_an_update_that_breaks_a_weight_is_refused_and_nothing_else_is_lost():
     assert abs(model.predict_one({"amount": 0.0})) < 1e300
 
 
+def test_when_a_good_model_is_put_aside_makes_no_difference(monkeypatch: pytest.MonkeyPatch):
+    def build(params: dict[str, Any]) -> Any:
+        return linear_model.LinearRegression(optim.SGD(1e150), clip_gradient=1e300)
+
+    pipeline = pipeline_of(task="regression", model=build, entity_features=())
+    stream = [
+        example(i, value=1e15 if i % 7 == 4 else 0.0, label=1e15 if i % 7 == 4 else 0.0, served=Served("b@0", 0.0))
+        for i in range(40)
+    ]
+    found = []
+    for every in (1, 3, 5_000):
+        monkeypatch.setattr("stream.core.learning.GOOD_EVERY", every)
+        step = step_of(pipeline)
+        step.step(stream)
+        step.snapshot()
+        assert len(step._since_good) < every
+        found.append((state_digest(step.model), step.counts))
+    assert found[0] == found[1] == found[2]
+    assert found[0][1]["updates_refused"] > 0
+
+
 def test_a_fused_update_that_breaks_a_weight_is_refused_at_once():
     def build(params: dict[str, Any]) -> Any:
         return preprocessing.StandardScaler() | linear_model.LinearRegression(optim.SGD(1e200), clip_gradient=1e300)
@@ -228,6 +249,7 @@ def test_a_fused_update_that_breaks_a_weight_is_refused_at_once():
         (Record("examples", 0, 0, 0, b"k", b"{}"), "example_invalid"),
         (Record("examples", 0, 0, 0, b"k", b"\xff"), "example_invalid"),
         (example(0, label="yes"), "label_type"),
+        (example(0, served=Served("b@0", "yes")), "label_type"),
     ],
 )
 def test_a_bad_example_is_a_dead_letter(record: Record, code: str):

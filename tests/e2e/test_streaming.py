@@ -12,6 +12,7 @@ from stream.cli.running import forget
 from stream.contracts import schema_for
 from stream.core.records import Record
 from stream.local.process import Child
+from stream.messages import Drift
 from tests.support.oracles import examine
 from tests.support.world import World, card_stream
 
@@ -60,6 +61,48 @@ def test_every_label_case(make_world: Callable[..., World], missing: str, cases:
     for case in [*COMMON, *cases]:
         assert verdict.counts[case] > 20, (case, verdict.counts)
     assert set(verdict.dead_letters) <= {"label_without_event", "label_key_mismatch", "event_key_mismatch"}
+
+
+def test_a_change_becomes_one_drift(world: World):
+    world.produce(card_stream(7_000, changed_at=4_000))
+    world.start("learn")
+    world.start("score")
+    world.wait_settled()
+    assert examine(world).drifts == 1
+    (record,) = world.read("drifts")[0]
+    drift = msgspec.json.decode(record.value or b"", type=Drift)
+    jsonschema.Draft202012Validator(schema_for("drifts")).validate(msgspec.json.decode(record.value or b""))
+    assert drift.signal in ("error", "label")
+    examples = world.read("examples")[0]
+    changed_ms = event_time(world.read("events"), "e4000")
+    noticed = msgspec.json.decode(examples[drift.to_offset - 1].value or b"")["occurred_at_ms"]
+    located = msgspec.json.decode(examples[drift.from_offset].value or b"")["occurred_at_ms"]
+    assert changed_ms < noticed < changed_ms + 1_500_000  # an event a second
+    assert abs(located - changed_ms) < 400_000  # labels come up to five minutes late, in no order
+    assert record.timestamp_ms == examples[drift.to_offset - 1].timestamp_ms == drift.detected_at_ms
+    world.stop_workers()
+
+
+def event_time(events: dict[int, list[Record]], event_id: str) -> int:
+    found = (msgspec.json.decode(r.value or b"") for records in events.values() for r in records)
+    return next(event["occurred_at_ms"] for event in found if event["event_id"] == event_id)
+
+
+def test_two_pipelines_and_one_of_them_poisoned(make_world: Callable[..., World]):
+    """On one Kafka and one Redis: neither takes anything from the other, nor is held up by it."""
+    poisoned, healthy = make_world(), make_world()
+    poisoned.produce(card_stream(4_000, seed=2, poison=0.7))
+    healthy.produce(card_stream(4_000, seed=3))
+    for world in (poisoned, healthy):
+        world.start("learn")
+        world.start("score")
+    for world in (healthy, poisoned):
+        world.wait_settled()
+    verdict = examine(healthy)
+    assert verdict.predictions == 4_000
+    assert not verdict.dead_letters
+    assert sum(examine(poisoned).dead_letters.values()) > 2_500
+    assert all(worker.running() for world in (poisoned, healthy) for worker in world.workers)
 
 
 def test_poison_at_ten_percent(world: World):

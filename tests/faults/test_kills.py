@@ -40,7 +40,7 @@ def test_a_score_worker_killed(world: World, point: str):
     world.stop_workers()
 
 
-@pytest.mark.parametrize("point", [point for point in POINTS if point.startswith("learn.")])
+@pytest.mark.parametrize("point", ["learn.on_assignment", "learn.before_commit", "learn.after_commit"])
 def test_a_learn_worker_killed(world: World, point: str):
     world.produce(card_stream(EVENTS))
     nth = NTH.get(point, 4)
@@ -58,6 +58,34 @@ def test_a_learn_worker_killed(world: World, point: str):
     world.wait_settled()
     verdict = examine(world)
     assert verdict.learned > 0.9 * EVENTS
+    world.stop_workers()
+
+
+def test_a_learner_killed_while_a_drift_is_under_way(world: World):
+    """It had told of the drift and not committed that it had: the heir says the same words, and no others."""
+    events = 7_000
+    world.produce(card_stream(events, changed_at=4_000))
+    victim = world.start("learn", crash_at="learn.after_publish", snapshot_interval_ms="50")
+    world.start("score")
+    world.wait_for_death(victim, KILLED)
+    (told,) = world.read("drifts")[0]
+    status = world.status()
+    assert status.learner is not None
+    before = status.learner["drift"]
+    assert before["episodes"] == 0  # what was committed knows nothing of it
+    assert int(status.learner["version"].rpartition("@")[2]) < 0.9 * events
+    for _ in range(2):  # once more while it is under way, when it is committed
+        heir = world.start("learn", crash_at="learn.after_commit:4", snapshot_interval_ms="50")
+        world.wait_for_death(heir, KILLED)
+    world.start("learn")
+    world.wait_settled()
+    verdict = examine(world)
+    assert verdict.drifts == 1
+    copies = world.read("drifts")[0]
+    assert len(copies) > 1  # the dead one's and its heir's
+    assert {(record.key, record.value, record.timestamp_ms) for record in copies} == {
+        (told.key, told.value, told.timestamp_ms)
+    }
     world.stop_workers()
 
 

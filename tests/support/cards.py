@@ -41,5 +41,5 @@ pipeline = Pipeline(
     ],
     model=build,
     labels=Labels(wait="10m", keep_late="5m", early_wait="5m", **MISSING),
-    limits=Limits(entity_idle="20m"),
+    limits=Limits(entity_idle="20m", record_bytes_max=int(os.environ.get("DRIFTLOOP_TEST_BYTES_MAX", "65536"))),
 )

@@ -224,8 +224,12 @@ def card_stream(
     duplicate: float = 0.0,
     missing: float = 0.05,
     unknown: float = 0.0,
+    changed_at: int | None = None,
 ) -> list[Record]:
-    """Events of some cards and their labels, in Kafka's time order, ending now; event time is a second per event."""
+    """Events of some cards and their labels, in Kafka's time order, ending now; event time is a second per event.
+
+    From event `changed_at` on, fraud is something else.
+    """
     rng = random.Random(seed)
     start_ms = int(time.time() * 1_000) - 3_600_000 - events * 1_000
     timed: list[tuple[int, int, str, int, bytes, bytes]] = []  # (time, order, topic, partition, key, value)
@@ -262,7 +266,8 @@ def card_stream(
         )
         if event_id != f"e{number}" or rng.random() < missing:
             continue
-        fraud = amount > 400 and hour < 12
+        changed = changed_at is not None and number >= changed_at
+        fraud = amount < 100 and hour >= 12 if changed else amount > 400 and hour < 12
         delay_ms = rng.randrange(1_000, 300_000)
         if rng.random() < early:
             delay_ms = -rng.randrange(1_000, 60_000)

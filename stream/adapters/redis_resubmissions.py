@@ -1,0 +1,54 @@
+"""Which dead letters were sent again. One hash per pipeline: source position -> "sending" or "sent"."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import redis
+from redis.exceptions import RedisError
+
+from stream.errors import Unavailable
+
+__all__ = ["IN_DOUBT", "SENT", "RedisResubmissions"]
+
+IN_DOUBT, SENT = "sending", "sent"
+
+
+class RedisResubmissions:
+    """Blocking: for the command line."""
+
+    def __init__(self, url: str, timeout_s: float, pipeline: str) -> None:
+        self._client = redis.Redis.from_url(url, socket_timeout=timeout_s, decode_responses=True)
+        self._key = f"{{{pipeline}:control}}:resubmitted"
+
+    def states(self) -> dict[str, str]:
+        """Raises Unavailable."""
+        try:
+            return dict(self._client.hgetall(self._key))  # type: ignore[arg-type]
+        except RedisError as error:
+            raise _unavailable(error) from error
+
+    def claim(self, position: str, *, again: bool = False) -> bool:
+        """True for exactly one caller, before it sends; `again` also takes what somebody began and did not finish."""
+        try:
+            if self._client.hsetnx(self._key, position, IN_DOUBT):
+                return True
+            return again and self._client.hget(self._key, position) == IN_DOUBT
+        except RedisError as error:
+            raise _unavailable(error) from error
+
+    def sent(self, positions: Iterable[str]) -> None:
+        """They lie in the topic."""
+        done = dict.fromkeys(positions, SENT)
+        try:
+            if done:
+                self._client.hset(self._key, mapping=done)  # type: ignore[arg-type]
+        except RedisError as error:
+            raise _unavailable(error) from error
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _unavailable(error: RedisError) -> Unavailable:
+    return Unavailable(f"Redis, re-submissions: {type(error).__name__}: {error}")

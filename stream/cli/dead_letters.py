@@ -1,0 +1,176 @@
+"""Dead letters for people: how many of which kind, what they are, and sending them again once the cause is mended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+from confluent_kafka import Producer
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from stream.adapters.redis_resubmissions import IN_DOUBT, SENT, RedisResubmissions
+from stream.cli.producing import follow
+from stream.core.scoring import ERROR_HEADER
+from stream.errors import Unavailable
+from stream.messages import DeadLetter
+from stream.settings import Settings
+from stream.topics import TopicNames
+
+__all__ = ["Letter", "Resubmitted", "letters_table", "read_letters", "resubmissions", "resubmit", "summary_table"]
+
+PROVENANCE = "driftloop.resubmitted_from"
+SEND_S = 30.0
+SHOWN_MAX = 200
+
+
+class Letter(NamedTuple):
+    """One dead letter, as it lies in its topic, its own headers and ours apart."""
+
+    where: str  # its own position, `payments.dead_letters-2@17`
+    about: DeadLetter
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes | None]]
+    timestamp_ms: int
+
+    @property
+    def source(self) -> str:
+        """The position of the record that was wrong: copies of a letter have it in common."""
+        return f"{self.about.topic}-{self.about.partition}@{self.about.offset}"
+
+
+class Resubmitted(NamedTuple):
+    """What became of the letters that were to be sent again."""
+
+    sent: int
+    before: int  # sent earlier
+    in_doubt: int  # somebody began to send them and was cut off
+    of_learn: int  # examples: they are not sent again, retraining reads them
+
+
+def read_letters(settings: Settings, name: str) -> list[Letter]:
+    """Every dead letter up to now, copies left out. Raises Unavailable."""
+    names = TopicNames(name)
+    ours = {"score": (names.events, names.labels), "learn": (names.examples,)}
+    found: dict[str, Letter] = {}
+    for message in follow(settings, names.dead_letters, from_start=True, to_end=True):
+        letter = _letter(message)
+        # Whoever can write to this topic must not choose where a re-submission goes.
+        if letter is not None and letter.about.topic in ours[letter.about.stage]:
+            found.setdefault(letter.source, letter)
+    return sorted(found.values(), key=lambda letter: letter.timestamp_ms)
+
+
+def _letter(message: Any) -> Letter | None:
+    headers: list[tuple[str, bytes | None]] = message.headers() or []
+    ours = {name.removeprefix(ERROR_HEADER): value for name, value in headers if name.startswith(ERROR_HEADER)}
+    try:
+        about = msgspec.convert(
+            {name: (value or b"").decode() for name, value in ours.items()}, DeadLetter, strict=False
+        )
+    except (msgspec.ValidationError, UnicodeDecodeError):
+        return None  # somebody else's record
+    return Letter(
+        f"{message.topic()}-{message.partition()}@{message.offset()}",
+        about,
+        message.key(),
+        message.value(),
+        [pair for pair in headers if not pair[0].startswith(ERROR_HEADER)],
+        message.timestamp()[1],
+    )
+
+
+def resubmissions(settings: Settings, name: str) -> dict[str, str]:
+    """Source position -> "sent" or, in doubt, "sending". Raises Unavailable."""
+    store = RedisResubmissions(**settings.redis(), pipeline=name)
+    try:
+        return store.states()
+    finally:
+        store.close()
+
+
+def summary_table(letters: Sequence[Letter], states: dict[str, str]) -> Table:
+    """By code, the commonest first."""
+    table = Table(box=SIMPLE_HEAD)
+    for title, justify in (("code", "left"), ("letters", "right"), ("sent again", "right"), ("newest", "left")):
+        table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("message of the newest")
+    counts = Counter(letter.about.code for letter in letters)
+    for code, count in counts.most_common():
+        its = [letter for letter in letters if letter.about.code == code]
+        again = sum(letter.source in states for letter in its)
+        table.add_row(code, f"{count:,}", f"{again:,}", _time(its[-1].timestamp_ms), its[-1].about.message)
+    return table
+
+
+def letters_table(letters: Iterable[Letter], states: dict[str, str], *, values: bool) -> Table:
+    """One row each."""
+    table = Table(box=SIMPLE_HEAD)
+    for title in ("record", "time", "key", "sent again", "value" if values else "message"):
+        table.add_column(title, overflow="fold")
+    for letter in letters:
+        what = _shown(letter.value) if values else letter.about.message
+        state = {SENT: "yes", IN_DOUBT: "in doubt"}.get(states.get(letter.source, ""), "")
+        table.add_row(letter.source, _time(letter.timestamp_ms), _shown(letter.key), state, what)
+    return table
+
+
+def _time(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _shown(data: bytes | None) -> str:
+    """Safe on a terminal: no control characters, no markup, not endless."""
+    if data is None:
+        return "–"
+    text = repr(data[:SHOWN_MAX])[2:-1].replace("[", r"\[")
+    return text + ("…" if len(data) > SHOWN_MAX else "")
+
+
+def resubmit(settings: Settings, name: str, letters: Sequence[Letter], *, again: bool = False) -> Resubmitted:
+    """Send the records to where they came from, each once, however often and by how many this is called.
+
+    Key, value and the record's own headers are the original ones; a header says which dead letter it was. The timestamp is
+    new, for it is only now that the record comes. Raises Unavailable.
+
+    Args:
+        again: also those that somebody began to send and perhaps did not.
+    """
+    store = RedisResubmissions(**settings.redis(), pipeline=name)
+    wanted = [letter for letter in letters if letter.about.stage == "score"]
+    try:
+        claimed = [letter for letter in wanted if store.claim(letter.source, again=again)]
+        _send(settings, claimed)
+        store.sent(letter.source for letter in claimed)
+        states = store.states()
+    finally:
+        store.close()
+    rest = [states[letter.source] for letter in wanted if letter not in claimed]
+    return Resubmitted(len(claimed), rest.count(SENT), rest.count(IN_DOUBT), len(letters) - len(wanted))
+
+
+def _send(settings: Settings, letters: Sequence[Letter]) -> None:
+    producer = Producer(
+        {**settings.kafka(), "enable.idempotence": True, "linger.ms": 5, "delivery.timeout.ms": int(SEND_S * 1000)}
+    )
+    failures: list[str] = []
+    for letter in letters:
+        producer.produce(
+            letter.about.topic,
+            letter.value,
+            letter.key,
+            letter.about.partition,
+            headers=[*letter.headers, (PROVENANCE, letter.where.encode())],
+            on_delivery=lambda error, _: failures.append(str(error)) if error is not None else None,
+        )
+        producer.poll(0)
+    left = producer.flush(SEND_S)
+    if left or failures:
+        raise Unavailable(
+            f"{left + len(failures)} of {len(letters)} records were not taken by Kafka ({failures[:1]}); they are in doubt: "
+            "see whether they came, then use --again"
+        )

@@ -1,0 +1,110 @@
+"""Dead letters are listed, shown safely, and sent again once; a worker that would make nothing else stops."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+import pytest
+from confluent_kafka import Producer
+from typer.testing import CliRunner
+
+from stream.adapters.redis_resubmissions import RedisResubmissions
+from stream.cli.dead_letters import PROVENANCE, _shown, read_letters, resubmit
+from stream.cli.main import app
+from tests.support.world import PIPELINE_FILE, World, card_stream
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
+
+REFUSED = 3
+
+
+def run(world: World, *arguments: str) -> str:
+    settings = {
+        "DRIFTLOOP_BROKERS": world.stack.brokers,
+        "DRIFTLOOP_REDIS_URL": world.stack.redis_url,
+        "DRIFTLOOP_TEST_NAME": world.name,
+        "COLUMNS": "200",
+    }
+    answer = CliRunner().invoke(app, ["dead-letters", str(PIPELINE_FILE), *arguments], env={**os.environ, **settings})
+    assert answer.exit_code == 0, answer.output
+    return answer.output
+
+
+def test_what_was_too_large_is_sent_again_once_the_limit_is_raised(world: World):
+    records = card_stream(300, missing=1.0)
+    padded = records[::10]
+    records = [
+        msgspec.structs.replace(r, value=(r.value or b"") + b" " * 400, headers=[("trace", b"7")]) if r in padded else r
+        for r in records
+    ]
+    world.produce(records)
+    world.start("learn")
+    score = world.start("score", test_bytes_max="300")
+    world.wait_settled()
+    letters = read_letters(world.settings, world.name)
+    assert [letter.about.code for letter in letters] == ["value_too_large"] * 30
+    assert "value_too_large        30" in run(world)
+    assert letters[0].source in run(world, "--code", "value_too_large", "--limit", "30")
+    assert r'{"event_id":"e' in run(world, "--code", "value_too_large", "--values")
+    assert run(world, "--code", "json_invalid") == "no dead letters with code json_invalid\n"
+    score.signal(15)
+    assert score.wait(30) == 0
+
+    store = RedisResubmissions(**world.settings.redis(), pipeline=world.name)
+    assert store.claim(letters[3].source)  # somebody was cut off
+    assert resubmit(world.settings, world.name, letters) == (29, 0, 1, 0)
+    assert resubmit(world.settings, world.name, letters) == (0, 29, 1, 0)
+    output = run(world, "--resubmit", "--again", "--yes")
+    assert "sent 1 records again, 29 had been sent before" in output
+    assert "value_too_large        30           30" in run(world)
+    store.close()
+
+    world.start("score")
+    world.wait_settled()
+    predictions = [r for records in world.read("predictions").values() for r in records]
+    assert len({msgspec.json.decode(r.value or b"")["event_id"] for r in predictions}) == len(predictions) == 300
+    assert len(read_letters(world.settings, world.name)) == 30
+    sent = {
+        dict(r.headers or [])[PROVENANCE].decode(): r
+        for records in world.read("events").values()
+        for r in records
+        if r.headers and PROVENANCE in dict(r.headers)
+    }
+    assert set(sent) == {letter.where for letter in letters}
+    for letter in letters:
+        record = sent[letter.where]
+        assert (record.key, record.value) == (letter.key, letter.value)
+        assert record.partition == letter.about.partition
+        assert record.headers == [("trace", b"7"), (PROVENANCE, letter.where.encode())]
+
+
+def test_a_forged_letter_goes_nowhere(world: World):
+    headers = {"topic": "somebody.else", "partition": "0", "offset": "1", "stage": "score", "code": "x", "message": "y"}
+    producer = Producer({"bootstrap.servers": world.stack.brokers})
+    for topic in ("somebody.else", world.names.predictions, world.names.events):
+        these = {**headers, "topic": topic}
+        producer.produce(
+            world.names.dead_letters, b"v", b"k", 0, headers=[(f"driftloop.error.{k}", v.encode()) for k, v in these.items()]
+        )  # fmt: skip
+    producer.produce(world.names.dead_letters, b"v", b"k", 0, headers=[("driftloop.error.topic", b"\xff")])
+    assert producer.flush(30) == 0
+    assert [letter.about.topic for letter in read_letters(world.settings, world.name)] == [world.names.events]
+
+
+def test_a_worker_stops_when_nearly_everything_would_be_a_dead_letter(world: World):
+    world.produce(card_stream(1_500, poison=1.0))
+    world.start("learn")
+    score = world.start("score")
+    world.wait_for_death(score, REFUSED)
+    assert "mostly_dead_letters" in score.tail(20)
+    assert world.committed() < 1_500
+    world.start("score", dead_share_max="1")
+    world.wait_settled()
+    assert len(read_letters(world.settings, world.name)) == 1_500
+
+
+def test_a_payload_cannot_write_on_the_terminal():
+    assert _shown(b"\x1b[31mred\r\n[bold]") == r"\x1b\[31mred\r\n\[bold]"
+    assert _shown(b"\xff" * 300).endswith("…")
+    assert _shown(None) == "–"
