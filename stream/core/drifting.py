@@ -45,7 +45,8 @@ MOVED_Z_MIN = 4.0  # standard errors from which a feature counts as moved
 MOVED_MAX = 10
 HUGE = 1e300
 
-Row = tuple[int, float, Any, float]  # offset, error, label, score
+# Offset, Kafka timestamp, error, label, score, event time, features.
+_Row = tuple[int, int, float, Any, float, int, dict[str, Any]]
 
 
 class DriftWatch:
@@ -78,7 +79,11 @@ class DriftWatch:
             feature.name for feature in pipeline.entity_features if feature.kind == "last" and feature.field in texts
         }
         self._features = _Features({name: windows.get(name, 0) for name in names}, texts, delta)
-        self._examples = 0
+        self._watches = bool(watched or names)
+        self._pending: list[tuple[int, int, Example, Served]] = []
+        self._taken: list[_Row] = []  # of a block that a restored state had begun
+        self._room = BLOCK
+        self._examples = 0  # in whole blocks
         self._episodes = 0
         self._episode: str | None = None
         self._last_alarm = 0
@@ -97,33 +102,52 @@ class DriftWatch:
     def _scope(self) -> _Scope:
         return _Scope(self._watched, self._task, self._delta, self._detector)
 
-    def update(self, example: Example, served: Served | None, offset: int, at_ms: int) -> DriftMessage | None:
-        """Take one example; a message where an episode begins."""
-        if not self._watched and not self._features.names:
+    def update(self, example: Example, served: Served, offset: int, at_ms: int) -> DriftMessage | None:
+        """Take one example; a message where a drift begins. Looked at are whole blocks."""
+        if not self._watches:
             return None
-        self._examples += 1
+        pending = self._pending
+        pending.append((offset, at_ms, example, served))
+        if len(pending) < self._room:
+            return None
+        rows = self._rows()
+        self._taken, self._pending, self._room = [], [], BLOCK
+        return self._block(rows)
+
+    def _rows(self) -> list[_Row]:
+        measured = self._measured
+        return self._taken + [
+            (offset, at_ms, *measured(example.label, served), example.occurred_at_ms, example.features)
+            for offset, at_ms, example, served in self._pending
+        ]
+
+    def _block(self, rows: list[_Row]) -> DriftMessage | None:
+        self._examples += BLOCK
         alarms: list[_Alarm] = []
-        if self._watched and served is not None:
-            row = (offset, *self._measured(example.label, served))
-            self._overall.update(row, None, alarms)
+        offsets, times, *signals, event_times, features = zip(*rows, strict=True)
+        if self._watched:
+            self._overall.block(offsets[0], signals, None, alarms)
             if self._segments:
-                self._update_segments(row, example, alarms)
+                self._block_of_segments(rows, alarms)
         if self._features.names:
-            self._features.update(offset, example, alarms)
+            self._features.block(offsets[0], event_times[-1], features, alarms)
+        if not alarms:
+            return None
         told = [alarm for alarm in alarms if self._is_told(alarm)]
         for alarm in alarms:
             if alarm not in told:
                 alarm.restart()
-        return self._episode_of(told, offset, at_ms) if told else None
+        return self._drift(told, offsets[-1], times[-1]) if told else None
 
-    def _update_segments(self, row: Row, example: Example, alarms: list[_Alarm]) -> None:
-        for segment, value in segment_values(self._segments, example.features):
-            scopes = self._by_segment[segment]
-            if value not in scopes and len(scopes) >= self._values_max - 1:
-                value = OTHER_VALUE
-            if value not in scopes:
-                scopes[value] = self._scope()
-            scopes[value].update(row, f"{segment}={value}", alarms)
+    def _block_of_segments(self, rows: list[_Row], alarms: list[_Alarm]) -> None:
+        for offset, _, *signals, _, features in rows:
+            for segment, value in segment_values(self._segments, features):
+                scopes = self._by_segment[segment]
+                if value not in scopes and len(scopes) >= self._values_max - 1:
+                    value = OTHER_VALUE
+                if value not in scopes:
+                    scopes[value] = self._scope()
+                scopes[value].add(offset, signals, f"{segment}={value}", alarms)
 
     def _is_told(self, alarm: _Alarm) -> bool:
         if alarm.signal in ("error", "label"):
@@ -133,7 +157,7 @@ class DriftWatch:
         # A score that moves while no feature does is a model that learns.
         return alarm.signal != "score" or not self._features.names or bool(self._features.moved(alarm.from_offset))
 
-    def _episode_of(self, alarms: list[_Alarm], offset: int, at_ms: int) -> DriftMessage | None:
+    def _drift(self, alarms: list[_Alarm], offset: int, at_ms: int) -> DriftMessage | None:
         """The first alarm begins an episode; those that come while it lasts belong to it."""
         begins = self._episode is None or self._examples - self._last_alarm > self._quiet
         self._last_alarm = self._examples
@@ -179,7 +203,7 @@ class DriftWatch:
 
     def to_state(self) -> bytes:
         """Raises SnapshotRefused for a user's detector that cannot be written."""
-        parts = (self._overall, self._by_segment, self._features)
+        parts = (self._overall, self._by_segment, self._features, self._rows())
         counters = (self._examples, self._episodes, self._episode, self._last_alarm)
         return msgspec.msgpack.encode([self._plan, counters, dump_model(parts)])
 
@@ -190,9 +214,11 @@ class DriftWatch:
         if plan != self._plan:
             return False
         try:
-            self._overall, self._by_segment, self._features = load_model(parts, extra_allowed=extra_allowed)
+            restored = load_model(parts, extra_allowed=extra_allowed)
         except SnapshotRefused:
             return False
+        self._overall, self._by_segment, self._features, self._taken = restored
+        self._room = BLOCK - len(self._taken)
         for scope in self._scopes():
             scope.bind(self._detector)
         return True
@@ -347,6 +373,7 @@ class _Ranks:
         self.of_texts = of_texts
         self._reference: list[Any] = []
         self._cuts: list[float] = []
+        self._cuts_array: Any = None
         self._place_of: dict[Any, int] = {}
         self.middle = 0
 
@@ -371,6 +398,7 @@ class _Ranks:
             last = len(ordered) - 1
             edges = sorted({ordered[round(i * last / (QUANTILES - 1))] for i in range(QUANTILES)})
             self._cuts = [cut for edge in edges for cut in (edge, math.nextafter(edge, math.inf))]
+            self._cuts_array = np.array(self._cuts)
             self.middle = len(edges)
         self._reference = []
 
@@ -389,7 +417,8 @@ class _Ranks:
             values = np.array(column, dtype=np.float64)
         except (TypeError, ValueError, OverflowError):  # an example that no scorer of ours wrote
             values = np.array([_number(value) for value in column])
-        return np.searchsorted(self._cuts, values, side="right")
+        places: np.ndarray[Any, Any] = np.searchsorted(self._cuts_array, values, side="right")
+        return places
 
 
 def _number(value: Any) -> float:
@@ -469,20 +498,26 @@ class _Scope:
 
     def __init__(self, watched: list[str], task: str, delta: float, detector: Callable[[], Any] | None) -> None:
         self._signals = [_Signal(name, task, delta, detector) for name in watched]
-        self._rows: list[Row] = []
+        self._at = [("error", "label", "score").index(name) for name in watched]
+        self._started = 0
+        self._rows: list[Sequence[Any]] = []
         self._starts: deque[int] = deque(maxlen=RECENT_BLOCKS)  # offset of each block's first example
 
-    def update(self, row: Row, segment: str | None, alarms: list[_Alarm]) -> None:
-        self._rows.append(row)
+    def add(self, offset: int, signals: Sequence[Any], segment: str, alarms: list[_Alarm]) -> None:
+        """Error, label and score of one example."""
+        if not self._rows:
+            self._started = offset
+        self._rows.append(signals)
         if len(self._rows) == BLOCK:
-            self._block(segment, alarms)
+            rows, self._rows = self._rows, []
+            self.block(self._started, list(zip(*rows, strict=True)), segment, alarms)
 
-    def _block(self, segment: str | None, alarms: list[_Alarm]) -> None:
-        offsets, *columns = zip(*self._rows, strict=True)
-        self._rows = []
-        self._starts.append(offsets[0])
-        by_name = dict(zip(("error", "label", "score"), columns, strict=True))
-        alarms += [s.alarm(segment, self._starts) for s in self._signals if s.block(by_name[s.name])]
+    def block(self, start: int, signals: Sequence[Sequence[Any]], segment: str | None, alarms: list[_Alarm]) -> None:
+        """Errors, labels and scores of one block."""
+        self._starts.append(start)
+        for signal, at in zip(self._signals, self._at, strict=True):
+            if signal.block(signals[at]):
+                alarms.append(signal.alarm(segment, self._starts))
 
     def bind(self, detector: Callable[[], Any] | None) -> None:
         """What a state leaves out."""
@@ -517,24 +552,24 @@ class _Features:
         self.names = tuple(warm_up_ms)
         self._features = [_Feature(name, delta, its, of_texts=name in texts) for name, its in warm_up_ms.items()]
         self._began_ms = -1  # event time
-        self._rows: list[list[Any]] = []
+        self._rows: list[dict[str, Any]] = []
         self._offsets: list[int] = []
         self._starts: deque[int] = deque(maxlen=RECENT_BLOCKS)
 
     def ready(self) -> list[bool]:
         return [series.ready for feature in self._features for series in (feature.place, feature.spread)]
 
-    def update(self, offset: int, example: Example, alarms: list[_Alarm]) -> None:
-        rows = self._rows
-        if not len(rows) % BLOCK:
-            self._offsets.append(offset)
-        rows.append(list(example.features.values()))
-        if len(rows) == GROUP_BLOCKS * BLOCK:
+    def block(self, start: int, at_ms: int, features: Sequence[dict[str, Any]], alarms: list[_Alarm]) -> None:
+        """The features of one block; `at_ms` is event time."""
+        self._offsets.append(start)
+        self._rows += features
+        if len(self._offsets) == GROUP_BLOCKS:
+            rows = [list(x.values()) for x in self._rows]
             self._starts.extend(self._offsets)
             self._rows, self._offsets = [], []
             if self._began_ms < 0:
-                self._began_ms = example.occurred_at_ms
-            self._group(rows, example.occurred_at_ms - self._began_ms, alarms)
+                self._began_ms = at_ms
+            self._group(rows, at_ms - self._began_ms, alarms)
 
     def _group(self, rows: list[list[Any]], age_ms: int, alarms: list[_Alarm]) -> None:
         watched, arrays = [], []

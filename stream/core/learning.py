@@ -176,11 +176,11 @@ class LearnStep:
             self._evaluation.update(example.label, served)
             if self._segments:
                 self._judge_segments(example, served)
-        drift = self._drift.update(example, served, record.offset, record.timestamp_ms)
-        if drift is not None:
-            self._count("drifts")
-            key = self._pipeline.name.encode()
-            out.append(Outgoing("drifts", 0, key, msgspec.json.encode(drift), record.timestamp_ms))
+            drift = self._drift.update(example, served, record.offset, record.timestamp_ms)
+            if drift is not None:
+                self._count("drifts")
+                key = self._pipeline.name.encode()
+                out.append(Outgoing("drifts", 0, key, msgspec.json.encode(drift), record.timestamp_ms))
         self._baselines.update(example.label)
         self._since_good.append(record)
         self._learn(example)
