@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench.harness import figure, open_bench, paired, rate_of
 from stream.local.stack import Stack
 
-__all__ = ["PEERS", "learn", "peer", "plain_faust", "score", "two_workers", "watched", "whole"]
+__all__ = ["PEERS", "learn", "peer", "plain_faust", "score", "two_workers", "watched", "whole", "whole_watched"]
 
 # How a peer is called in an environment and a figure: its module and its name.
 PEERS = {"quix": ("bench.quix_streams", "Quix Streams"), "bytewax": ("bench.bytewax_flow", "Bytewax")}
@@ -74,6 +74,16 @@ def whole(stack: Stack, model: str, events: int, runs: int) -> None:
     _report(f"whole.{model}", mine, other, ratio, "labelled events/s")
 
 
+def whole_watched(stack: Stack, events: int, runs: int) -> None:
+    """Both roles with all of drift, against both without."""
+    mine, other, ratio = paired(
+        runs,
+        lambda: _both_roles(stack, "logistic", events),
+        lambda: _both_roles(stack, "logistic", events, "unwatched"),
+    )
+    _report("whole.logistic.watched", mine, other, ratio, "labelled events/s", "without drift")
+
+
 def plain_faust(stack: Stack, model: str, events: int, runs: int) -> None:
     """One score and one learn worker against two plain Faust agents that predict and learn, with no guarantee."""
 
@@ -99,9 +109,9 @@ def peer(stack: Stack, name: str, model: str, events: int, runs: int) -> None:
     _report(f"whole.{model}.beside_{name}", mine, other, ratio, "labelled events/s", title)
 
 
-def _both_roles(stack: Stack, model: str, events: int) -> float:
+def _both_roles(stack: Stack, model: str, events: int, features: str = "plain") -> float:
     """Labelled events per second of one score and one learn worker."""
-    with open_bench(stack, model=model) as bench:
+    with open_bench(stack, model=model, features=features) as bench:
         bench.events(events, labels=True)
         bench.start("learn")
         bench.start("score")

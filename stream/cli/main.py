@@ -23,7 +23,7 @@ from stream.adapters.file_pipelines import LoadedPipeline, load_pipeline
 from stream.adapters.kafka_topics import KafkaTopics
 from stream.cli.producing import follow, read_drifts
 from stream.cli.producing import produce as send
-from stream.cli.showing import drift_text, prediction_line, read_status, status_view
+from stream.cli.showing import drift_text, prediction_line, read_status, replay_view, status_view
 from stream.cli.sources import Columns, Produced, read_source
 from stream.errors import ConfigurationError, DriftloopError, StartupRefused
 from stream.pipeline import label_fits
@@ -172,6 +172,89 @@ def produce(
 
         counts = send(settings, TopicNames(pipeline.name), records, rate=rate, on_record=step)
     console.print(f"produced {counts['events']:,} events and {counts['labels']:,} labels", highlight=False)
+
+
+@app.command()
+def replay(
+    pipeline_file: PipelineFile,
+    source: Annotated[
+        str,
+        typer.Argument(help="a .csv, a .jsonl, river:<DataSet>, a generator's .py, or `topics`: the pipeline's own"),
+    ],
+    against: Annotated[Path | None, typer.Option(help="another pipeline file, over the same history")] = None,
+    report: Annotated[Path | None, typer.Option(help="write a page with plots there (.html)")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print everything as one JSON document")] = False,
+    refresh: Annotated[int, typer.Option(min=1, help="records between two refreshments of the scorer's model")] = 200,
+    since: Annotated[str | None, typer.Option(help="topics: from this moment on (2026-01-31T12:00, UTC)")] = None,
+    until: Annotated[str | None, typer.Option(help="topics: up to this moment")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="at most so many events")] = None,
+    label_delay: Annotated[str, typer.Option(help="labels come so much event time after their events")] = "1m",
+    interval: Annotated[str, typer.Option(help="event time between two rows of a source without times")] = "1s",
+    label: Annotated[str | None, typer.Option(help="column of the label")] = None,
+    key: Annotated[str | None, typer.Option(help="column of the entity id")] = None,
+    time_column: Annotated[str | None, typer.Option("--time", help="column of the event time, epoch ms")] = None,
+    event_id: Annotated[str | None, typer.Option(help="column of the event id")] = None,
+    positive: Annotated[str | None, typer.Option(help="the label's text that means true")] = None,
+    seed: Annotated[int, typer.Option(help="of a generator")] = 7,
+) -> None:
+    """Take a history through the same steps as live, offline: how good would this pipeline have been?"""
+    from stream.batch.replaying import Replayed
+    from stream.batch.replaying import replay as run_replay
+    from stream.cli.history import from_produced, from_topics, moment_ms
+
+    files = [pipeline_file, *([against] if against is not None else [])]
+    if report is not None and report.suffix != ".html":
+        raise ConfigurationError("--report", str(report), "name a file that ends in .html")
+    done: list[tuple[str, Replayed]] = []
+    for file in files:
+        loaded = load_pipeline(file)
+        pipeline = loaded.pipeline
+        if source == "topics":
+            times = [moment_ms(name, text) for name, text in (("--since", since), ("--until", until))]
+            own = load_pipeline(pipeline_file).pipeline.name
+            records: Any = from_topics(load_settings(), own, *times)
+        else:
+            columns = Columns(label, key, time_column, event_id, positive)
+            delay_ms, interval_ms = entity.duration_ms(label_delay), entity.duration_ms(interval)
+            records = from_produced(
+                read_source(
+                    pipeline,
+                    source,
+                    columns=columns,
+                    limit=limit,
+                    delay_ms=delay_ms,
+                    interval_ms=interval_ms,
+                    seed=seed,
+                )
+            )
+        with Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=errors
+        ) as progress:
+            total = len(records) if isinstance(records, list) else None
+            task = progress.add_task(f"{file.name}, records", total=total)
+            its = run_replay(
+                pipeline,
+                records,
+                refresh=refresh,
+                window=load_settings().metrics_window,
+                extra_allowed=loaded.allowed,
+                on_records=lambda n, task=task: progress.advance(task, n),  # type: ignore[misc]
+            )
+        if not its.learner["counts"].get("learned"):
+            errors.print(f"[yellow]warning[/] {file.name}: no label was learned; is --label given?", highlight=False)
+        done.append((pipeline.name if against is None else str(file), its))
+    if report is not None:
+        from stream.cli.reporting import write_report
+
+        write_report(report, done, source)
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(dict(done)).decode() + "\n")
+        return
+    for name, its in done:
+        console.rule(name)
+        console.print(replay_view(its.counts, its.learner, its.drifts, its.seconds))
+    if report is not None:
+        console.print(f"report: {report}", highlight=False)
 
 
 @app.command()

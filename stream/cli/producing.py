@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from stream.cli.sources import Produced
 from stream.errors import Unavailable
@@ -75,8 +75,14 @@ def _send(producer: Producer, topic: str, record: Produced, delivered: Callable[
             raise Unavailable(f"Kafka refused a record for {topic}: {error}") from error
 
 
-def follow(settings: Settings, topic: str, *, from_start: bool, to_end: bool = False) -> Iterator[Any]:
-    """Kafka messages of every partition of a topic; for ever, or up to where each partition ends now."""
+def follow(
+    settings: Settings, topic: str, *, from_start: bool, to_end: bool = False, since_ms: int | None = None
+) -> Iterator[Any]:
+    """Kafka messages of every partition of a topic; for ever, or up to where each partition ends now.
+
+    Args:
+        since_ms: with `from_start`: leave out what lies before the first record of this Kafka timestamp or later.
+    """
     consumer = Consumer(
         {
             **settings.kafka(),
@@ -92,6 +98,12 @@ def follow(settings: Settings, topic: str, *, from_start: bool, to_end: bool = F
         for partition in partitions:
             low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
             starts.append(TopicPartition(topic, partition, low if from_start else high))
+        if from_start and since_ms is not None:
+            wanted = [TopicPartition(topic, partition, since_ms) for partition in partitions]
+            starts = [
+                TopicPartition(topic, p.partition, p.offset if p.offset >= 0 else OFFSET_END)
+                for p in consumer.offsets_for_times(wanted, timeout=10)
+            ]
         consumer.assign(starts)
         left = {start.partition for start in starts}
         while left or not to_end:

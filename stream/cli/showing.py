@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,7 +20,7 @@ from stream.messages import Drift
 from stream.settings import Settings
 from stream.topics import TopicNames
 
-__all__ = ["PipelineStatus", "drift_text", "figure", "prediction_line", "read_status", "status_view"]
+__all__ = ["PipelineStatus", "drift_text", "figure", "prediction_line", "read_status", "replay_view", "status_view"]
 
 HEADLINE = {
     "binary": (
@@ -134,6 +134,24 @@ def status_view(status: PipelineStatus) -> Group:
         shown.append(Text(f"learner: {trouble}", style="yellow"))
     shown += [drift_line(status.learner["drift"]), quality_table(status.learner["metrics"])]
     shown += [segment_table(name, its) for name, its in status.learner["segments"].items() if its]
+    return Group(*shown)
+
+
+def replay_view(
+    counts: Mapping[str, int], learner: Mapping[str, Any], drifts: Sequence[Drift], seconds: float
+) -> Group:
+    """What a replay found."""
+    events = counts.get("events", 0)
+    lines = [
+        f"{events:,} events, {counts.get('predictions', 0):,} predictions, {counts.get('dead_letters', 0):,} dead letters, "
+        f"{learner['counts'].get('learned', 0):,} labels learned; {events / seconds:,.0f} events/s",
+        f"labels: {_listed(counts, '_labels') or 'none'}",
+    ]
+    if dead := _listed(counts, "dead_letters."):
+        lines.append(f"dead letters: {dead}")
+    shown: list[Any] = [Text("\n".join(lines)), quality_table(learner["metrics"])]
+    shown += [segment_table(name, its) for name, its in learner["segments"].items() if its]
+    shown += [drift_text(drift) for drift in drifts] or [Text("no drift")]
     return Group(*shown)
 
 

@@ -417,7 +417,7 @@ class _Ranks:
             values = np.array(column, dtype=np.float64)
         except (TypeError, ValueError, OverflowError):  # an example that no scorer of ours wrote
             values = np.array([_number(value) for value in column])
-        places: np.ndarray[Any, Any] = np.searchsorted(self._cuts_array, values, side="right")
+        places: np.ndarray[Any, Any] = self._cuts_array.searchsorted(values, side="right")
         return places
 
 

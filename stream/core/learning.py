@@ -229,7 +229,7 @@ class LearnStep:
         self._keep(model)
         digest = state_digest(self._model)
         state = LearnState(
-            self._serving(),
+            self.serving(),
             self._evaluation.to_state(),
             self._baselines.to_state(),
             self._high_water,
@@ -267,7 +267,12 @@ class LearnStep:
                 self._count("updates_refused")
                 self.counts["learned"] -= 1
 
-    def _serving(self) -> Serving:
+    def figures(self) -> dict[str, Any]:
+        """How good the served predictions were, overall and in the sliding window."""
+        return self._evaluation.report()
+
+    def serving(self) -> Serving:
+        """What a scorer needs beside the model."""
         baselines = self._baselines
         return Serving(
             baselines.persistence,
@@ -283,7 +288,7 @@ class LearnStep:
                 "digest": digest,
                 "model_size_bytes": size_bytes,
                 "counts": self.counts,
-                "metrics": self._evaluation.report(),
+                "metrics": self.figures(),
                 "segments": {
                     name: {value: its.report() for value, its in judged.items()}
                     for name, judged in self._segments.items()

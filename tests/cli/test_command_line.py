@@ -326,6 +326,6 @@ def test_the_demo_tells_its_story_and_leaves_nothing(tmp_path: Path):
     everything: list[Any] = tree_of(process.pid)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
-    for part in ("sent 3,000 events", "dead letters", "learned, each once", "persistence", "prior"):
+    for part in ("sent 3,000 events", "dead letters", "learned, each once", "persist.", "prior", "0 drifts on"):
         assert part in output
     wait_until(lambda: gone(everything), 20, "everything to be gone")

@@ -1,0 +1,195 @@
+"""A pipeline on its history: the steps that run live, offline and at full speed, labels coming when they came.
+
+Events are scored by the model as it was then: after every `refresh` records the scorer takes the model that has learned
+all labels which had come by that time. Live, a model is a quarter of a second old; `refresh` stands for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from stream.adapters.memory import MemoryStateStore
+from stream.core.explaining import compile_scorer
+from stream.core.learning import LearnStep
+from stream.core.records import Record
+from stream.core.scoring import LiveModel, ScoreStep
+from stream.messages import Drift, ModelRef
+from stream.pipeline import Pipeline
+from stream.ports import Lease, Outgoing
+
+__all__ = ["KEY_FIGURE", "Point", "Replayed", "replay"]
+
+KEYS = (b"a replay's snapshots go nowhere..",)
+COURSE_EVERY = 100  # labels between two points of the course, at first ...
+COURSE_SHARE = 40  # ... and later a fortieth of all labels so far
+KEY_FIGURE = {"regression": "mae", "binary": "average_precision", "anomaly": "roc_auc", "multiclass": "accuracy"}
+
+
+class Point(msgspec.Struct, frozen=True):
+    """Figures in the sliding window, after so many labels."""
+
+    labels: int
+    at_ms: int  # Kafka timestamp of the last record before it
+    figure: float | None
+    skill_vs_persistence: float | None
+    skill_vs_prior: float | None
+
+
+class Replayed(msgspec.Struct, frozen=True):
+    """What a replay says of a pipeline."""
+
+    pipeline: str
+    task: str
+    counts: dict[str, int]  # of the score stage, all partitions together
+    learner: dict[str, Any]  # as `driftloop status --json` has it: version, digest, counts, metrics, segments, drift
+    drifts: list[Drift]
+    key_figure: str
+    course: list[Point]
+    seconds: float
+
+
+def replay(
+    pipeline: Pipeline,
+    records: Iterable[Record],
+    *,
+    refresh: int = 200,
+    window: int = 1_000,
+    extra_allowed: frozenset[str] = frozenset(),
+    on_records: Callable[[int], None] = lambda _: None,
+    on_output: Callable[[Outgoing], None] | None = None,
+) -> Replayed:
+    """Score and learn a history.
+
+    Args:
+        records: of `events` and `labels`, in the order of their Kafka timestamps, offsets ascending in each partition.
+        refresh: records between two refreshments of the scorer's model.
+        window: labels in the sliding window of the figures.
+        extra_allowed: names of the pipeline's own file that a model may refer to.
+        on_records: called with the number of records that were just done.
+        on_output: called with every prediction, example and dead letter.
+    """
+    return asyncio.run(_Replay(pipeline, refresh, window, extra_allowed, on_output).over(records, on_records))
+
+
+class _Replay:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        refresh: int,
+        window: int,
+        extra_allowed: frozenset[str],
+        on_output: Callable[[Outgoing], None] | None,
+    ) -> None:
+        self._pipeline = pipeline
+        self._refresh = refresh
+        self._on_output = on_output
+        self._store = MemoryStateStore()
+        self._partitions: dict[int, tuple[ScoreStep, Lease]] = {}
+        self._learner = LearnStep(
+            pipeline, shard=0, keys=KEYS, configuration="replay", window=window, extra_allowed=extra_allowed
+        )
+        self._drifts: list[Drift] = []
+        self._key_figure = KEY_FIGURE[pipeline.task]
+        self._course: list[Point] = []
+        self._next_point = COURSE_EVERY
+
+    async def over(self, records: Iterable[Record], on_records: Callable[[int], None]) -> Replayed:
+        started_s = time.perf_counter()
+        last_ms = 0
+        for batch in _batched(records, self._refresh):
+            model = self._model()
+            examples = []
+            for partition, part in _by_partition(batch).items():
+                examples += [out for out in await self._score(partition, part, model) if out.topic == "examples"]
+            self._learn(examples)
+            last_ms = batch[-1].timestamp_ms
+            self._note(last_ms)
+            on_records(len(batch))
+        self._note(last_ms, last=True)
+        return Replayed(
+            self._pipeline.name,
+            self._pipeline.task,
+            self._counts(),
+            msgspec.json.decode(self._learner.snapshot()[1]),
+            self._drifts,
+            self._key_figure,
+            self._course,
+            time.perf_counter() - started_s,
+        )
+
+    def _model(self) -> LiveModel:
+        pipeline, learner = self._pipeline, self._learner
+        scorer = compile_scorer(
+            learner.model, pipeline.task, explained_top=pipeline.explained_top, threshold=pipeline.threshold
+        )
+        return LiveModel(ModelRef(pipeline.name, learner.version), scorer, *msgspec.structs.astuple(learner.serving()))
+
+    async def _score(self, partition: int, records: list[Record], model: LiveModel) -> list[Outgoing]:
+        """One micro-batch of a partition, as a score worker does it."""
+        store = self._store
+        if partition not in self._partitions:
+            acquired = await store.acquire(partition)
+            self._partitions[partition] = ScoreStep(self._pipeline, partition, acquired), acquired.lease
+        step, lease = self._partitions[partition]
+        batch = step.parse(records)
+        needs = step.needs(batch)
+        fetched = await store.fetch(
+            partition,
+            generation=needs.generation,
+            entities=needs.entities,
+            event_ids=needs.event_ids,
+            due_until_ms=needs.due_until_ms,
+        )
+        due = await store.remembered(partition, step.load(needs, fetched, batch))
+        commit, outgoing = step.step(batch, due, model)
+        commit.outbox = None
+        await store.commit(lease, commit)
+        if self._on_output is not None:
+            for out in outgoing:
+                self._on_output(out)
+        return outgoing
+
+    def _learn(self, examples: list[Outgoing]) -> None:
+        first = self._learner.offset
+        records = [
+            Record("examples", 0, first + i, out.timestamp_ms, out.key, out.value) for i, out in enumerate(examples)
+        ]
+        for out in self._learner.step(records):
+            if out.topic == "drifts":
+                self._drifts.append(msgspec.json.decode(out.value or b"", type=Drift))
+
+    def _note(self, at_ms: int, *, last: bool = False) -> None:
+        labels = self._learner.counts.get("learned", 0)
+        noted = self._course[-1].labels if self._course else 0
+        if labels < self._next_point and not (last and labels > noted):
+            return
+        self._next_point = labels + max(COURSE_EVERY, labels // COURSE_SHARE)
+        window = self._learner.figures()["window"]
+        figure = window["model"].get(self._key_figure)
+        self._course.append(Point(labels, at_ms, figure, window["skill_vs_persistence"], window["skill_vs_prior"]))
+
+    def _counts(self) -> dict[str, int]:
+        total: dict[str, int] = {}
+        for step, _ in self._partitions.values():
+            for name, count in step.meta.counts.items():
+                total[name] = total.get(name, 0) + count
+        return total
+
+
+def _batched(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
+    rest = iter(records)
+    while batch := list(islice(rest, size)):
+        yield batch
+
+
+def _by_partition(records: Iterable[Record]) -> dict[int, list[Record]]:
+    parts: dict[int, list[Record]] = {}
+    for record in records:
+        parts.setdefault(record.partition, []).append(record)
+    return parts

@@ -1,0 +1,104 @@
+"""`driftloop replay`, as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from stream.cli.history import from_topics, moment_ms
+from stream.cli.main import app
+from stream.errors import ConfigurationError
+from tests.support.world import PIPELINE_FILE, World, card_stream
+
+EXAMPLES = Path(__file__).parents[2] / "examples" / "payments"
+PIPELINE, GENERATOR = str(EXAMPLES / "pipeline.py"), str(EXAMPLES / "generator.py")
+
+
+def run(*arguments: str, **environment: str) -> str:
+    answer = CliRunner().invoke(app, ["replay", *arguments], env={**os.environ, "COLUMNS": "160", **environment})
+    if answer.exception is not None and not isinstance(answer.exception, SystemExit):
+        raise answer.exception
+    assert answer.exit_code == 0, answer.output
+    return answer.stdout
+
+
+def test_a_generator_and_a_page_about_it(tmp_path: Path):
+    page = tmp_path / "report.html"
+    output = run(PIPELINE, GENERATOR, "--limit", "3000", "--report", str(page))
+    assert "3,000 events, 3,000 predictions, 0 dead letters" in output
+    assert "by channel, recently" in output
+    text = page.read_text()
+    assert text.count("<svg") == 1
+    assert "avg. precision" in text
+    assert "in_store" in text
+    assert "http" not in text.replace("http://www.w3.org", "").replace(
+        "https://matplotlib.org", ""
+    )  # nothing from outside
+    assert "<script" not in text
+
+
+def test_two_files_side_by_side(tmp_path: Path):
+    faster = tmp_path / "faster.py"
+    faster.write_text((EXAMPLES / "pipeline.py").read_text().replace('"learning_rate": 0.05', '"learning_rate": 0.2'))
+    page = tmp_path / "report.html"
+    found = json.loads(
+        run(PIPELINE, GENERATOR, "--limit", "3000", "--against", str(faster), "--report", str(page), "--json")
+    )
+    one, other = found[PIPELINE], found[str(faster)]
+    assert one["counts"] == other["counts"]
+    assert one["learner"]["digest"] != other["learner"]["digest"]
+    assert str(faster) in page.read_text()
+
+
+def test_a_table(tmp_path: Path):
+    table = tmp_path / "cards.csv"
+    rows = [f"card-{i % 9},{i * 7.5 % 300},{i % 24},{int(i % 11 == 0)}" for i in range(400)]
+    table.write_text("\n".join(["card,amount,hour,fraud", *rows]))
+    arguments = (str(PIPELINE_FILE), str(table), "--json", "--label", "fraud", "--key", "card")
+    ((_, its),) = json.loads(run(*arguments, "--label-delay", "30s")).items()
+    assert its["counts"]["predictions"] == its["learner"]["counts"]["learned"] == 400
+    assert its["counts"]["on_time_labels"] == 400
+    with pytest.raises(ConfigurationError, match=r"ends in \.html"):
+        run(*arguments, "--report", "report.pdf")
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(180)
+def test_what_lies_in_the_topics_teaches_what_it_taught_live(make_world: Any):
+    world: World = make_world(partitions=1)
+    records = card_stream(3_000, partitions=1, early=0.05, late=0.05, duplicate=0.05, poison=0.02)
+    world.produce(records)
+    world.start("learn")
+    world.start("score")
+    world.wait_settled()
+    live = world.status()
+    assert live.learner is not None
+    environment = {
+        "DRIFTLOOP_BROKERS": world.stack.brokers,
+        "DRIFTLOOP_REDIS_URL": world.stack.redis_url,
+        "DRIFTLOOP_TEST_NAME": world.name,
+    }
+    its = json.loads(run(str(PIPELINE_FILE), "topics", "--json", **environment))[world.name]
+    assert its["learner"]["digest"] == live.learner["digest"]
+    assert its["learner"]["counts"] == live.learner["counts"]
+    assert its["counts"] == live.counts()
+    half_ms = records[len(records) // 2].timestamp_ms
+    later, earlier = (from_topics(world.settings, world.name, *span) for span in ((half_ms, None), (None, half_ms)))
+    assert len(earlier) + len(later) == len(records)
+    assert all(record.timestamp_ms < half_ms for record in earlier)
+    assert msgspec.to_builtins(earlier[:5]) == msgspec.to_builtins(records[:5])
+    world.stop_workers()
+
+
+def test_moments():
+    assert moment_ms("--since", "1970-01-02") == 86_400_000
+    assert moment_ms("--since", "1970-01-01T01:00+01:00") == 0
+    assert moment_ms("--since", None) is None
+    with pytest.raises(ConfigurationError, match="2026-01-31"):
+        moment_ms("--since", "yesterday")
