@@ -34,7 +34,7 @@ Value = bool | int | float | str | None
 LabelValue = bool | float | str
 Identifier = Annotated[str, Meta(min_length=1, max_length=256)]
 EpochMs = Annotated[int, Meta(ge=0, le=4_102_444_800_000)]  # 1970 to 2100
-Count = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):

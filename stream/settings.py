@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     fetch_min_bytes: int = Field(
         512, ge=1, description="how much a fetch waits for; more costs less CPU and more latency"
     )
-    linger_ms: float = Field(0.5, ge=0, description="how long the producer waits to fill a request")
+    linger_ms: float = Field(0.0, ge=0, description="how long the producer waits to fill a request")
     dead_share_max: float = Field(
         0.9, gt=0, le=1, description="a micro-batch with a larger share of dead letters stops the worker; 1: never"
     )

@@ -19,7 +19,7 @@ class RedisResubmissions:
 
     def __init__(self, url: str, timeout_s: float, pipeline: str) -> None:
         self._client = redis.Redis.from_url(url, socket_timeout=timeout_s, decode_responses=True)
-        self._key = f"{{{pipeline}:control}}:resubmitted"
+        self._key = f"{{{pipeline}}}:resubmitted"  # a reset must not forget it: the dead letters stay, too
 
     def states(self) -> dict[str, str]:
         """Raises Unavailable."""
@@ -29,7 +29,9 @@ class RedisResubmissions:
             raise _unavailable(error) from error
 
     def claim(self, position: str, *, again: bool = False) -> bool:
-        """True for exactly one caller, before it sends; `again` also takes what somebody began and did not finish."""
+        """True for one caller, before it sends. `again` also takes what somebody began and did not finish: that is for one
+        operator at a time, when nobody sends.
+        """
         try:
             if self._client.hsetnx(self._key, position, IN_DOUBT):
                 return True

@@ -35,6 +35,7 @@ class Point(msgspec.Struct, frozen=True):
     """Figures in the sliding window, after so many labels."""
 
     labels: int
+    examples: int  # of all kinds: what a drift's offsets count
     at_ms: int  # Kafka timestamp of the last record before it
     figure: float | None
     skill_vs_persistence: float | None
@@ -72,7 +73,7 @@ def replay(
         window: labels in the sliding window of the figures.
         extra_allowed: names of the pipeline's own file that a model may refer to.
         on_records: called with the number of records that were just done.
-        on_output: called with every prediction, example and dead letter.
+        on_output: called with every prediction, example, drift and dead letter.
     """
     return asyncio.run(_Replay(pipeline, refresh, window, extra_allowed, on_output).over(records, on_records))
 
@@ -163,6 +164,8 @@ class _Replay:
         for out in self._learner.step(records):
             if out.topic == "drifts":
                 self._drifts.append(msgspec.json.decode(out.value or b"", type=Drift))
+            if self._on_output is not None:
+                self._on_output(out)
 
     def _note(self, at_ms: int, *, last: bool = False) -> None:
         labels = self._learner.counts.get("learned", 0)
@@ -172,7 +175,9 @@ class _Replay:
         self._next_point = labels + max(COURSE_EVERY, labels // COURSE_SHARE)
         window = self._learner.figures()["window"]
         figure = window["model"].get(self._key_figure)
-        self._course.append(Point(labels, at_ms, figure, window["skill_vs_persistence"], window["skill_vs_prior"]))
+        self._course.append(
+            Point(labels, self._learner.offset, at_ms, figure, window["skill_vs_persistence"], window["skill_vs_prior"])
+        )
 
     def _counts(self) -> dict[str, int]:
         total: dict[str, int] = {}

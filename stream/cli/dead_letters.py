@@ -11,9 +11,11 @@ import msgspec
 from confluent_kafka import Producer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from stream.adapters.redis_resubmissions import IN_DOUBT, SENT, RedisResubmissions
 from stream.cli.producing import follow
+from stream.cli.showing import safe
 from stream.core.scoring import ERROR_HEADER
 from stream.errors import Unavailable
 from stream.messages import DeadLetter
@@ -25,6 +27,7 @@ __all__ = ["Letter", "Resubmitted", "letters_table", "read_letters", "resubmissi
 PROVENANCE = "driftloop.resubmitted_from"
 SEND_S = 30.0
 SHOWN_MAX = 200
+CHUNK = 1_000
 
 
 class Letter(NamedTuple):
@@ -59,8 +62,10 @@ def read_letters(settings: Settings, name: str) -> list[Letter]:
     found: dict[str, Letter] = {}
     for message in follow(settings, names.dead_letters, from_start=True, to_end=True):
         letter = _letter(message)
-        # Whoever can write to this topic must not choose where a re-submission goes.
-        if letter is not None and letter.about.topic in ours[letter.about.stage]:
+        # Whoever can write to this topic must not send records elsewhere. Workers keep the partition's number.
+        if letter is None or letter.about.partition != message.partition():
+            continue
+        if letter.about.topic in ours[letter.about.stage]:
             found.setdefault(letter.source, letter)
     return sorted(found.values(), key=lambda letter: letter.timestamp_ms)
 
@@ -103,7 +108,8 @@ def summary_table(letters: Sequence[Letter], states: dict[str, str]) -> Table:
     for code, count in counts.most_common():
         its = [letter for letter in letters if letter.about.code == code]
         again = sum(letter.source in states for letter in its)
-        table.add_row(code, f"{count:,}", f"{again:,}", _time(its[-1].timestamp_ms), its[-1].about.message)
+        newest = its[-1]
+        table.add_row(safe(code), f"{count:,}", f"{again:,}", _time(newest.timestamp_ms), safe(newest.about.message))
     return table
 
 
@@ -113,22 +119,24 @@ def letters_table(letters: Iterable[Letter], states: dict[str, str], *, values: 
     for title in ("record", "time", "key", "sent again", "value" if values else "message"):
         table.add_column(title, overflow="fold")
     for letter in letters:
-        what = _shown(letter.value) if values else letter.about.message
+        what = _shown(letter.value) if values else safe(letter.about.message)
         state = {SENT: "yes", IN_DOUBT: "in doubt"}.get(states.get(letter.source, ""), "")
         table.add_row(letter.source, _time(letter.timestamp_ms), _shown(letter.key), state, what)
     return table
 
 
 def _time(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):  # of no calendar
+        return str(at_ms)
 
 
-def _shown(data: bytes | None) -> str:
+def _shown(data: bytes | None) -> Text:
     """Safe on a terminal: no control characters, no markup, not endless."""
     if data is None:
-        return "–"
-    text = repr(data[:SHOWN_MAX])[2:-1].replace("[", r"\[")
-    return text + ("…" if len(data) > SHOWN_MAX else "")
+        return Text("–")
+    return Text(repr(data[:SHOWN_MAX])[2:-1] + ("…" if len(data) > SHOWN_MAX else ""))
 
 
 def resubmit(settings: Settings, name: str, letters: Sequence[Letter], *, again: bool = False) -> Resubmitted:
@@ -142,15 +150,18 @@ def resubmit(settings: Settings, name: str, letters: Sequence[Letter], *, again:
     """
     store = RedisResubmissions(**settings.redis(), pipeline=name)
     wanted = [letter for letter in letters if letter.about.stage == "score"]
+    done: set[str] = set()
     try:
-        claimed = [letter for letter in wanted if store.claim(letter.source, again=again)]
-        _send(settings, claimed)
-        store.sent(letter.source for letter in claimed)
+        for start in range(0, len(wanted), CHUNK):  # what is cut off leaves no more than a chunk in doubt
+            claimed = [x for x in wanted[start : start + CHUNK] if store.claim(x.source, again=again)]
+            _send(settings, claimed)
+            store.sent(letter.source for letter in claimed)
+            done.update(letter.source for letter in claimed)
         states = store.states()
     finally:
         store.close()
-    rest = [states[letter.source] for letter in wanted if letter not in claimed]
-    return Resubmitted(len(claimed), rest.count(SENT), rest.count(IN_DOUBT), len(letters) - len(wanted))
+    rest = [states[letter.source] for letter in wanted if letter.source not in done]
+    return Resubmitted(len(done), rest.count(SENT), rest.count(IN_DOUBT), len(letters) - len(wanted))
 
 
 def _send(settings: Settings, letters: Sequence[Letter]) -> None:
@@ -158,6 +169,8 @@ def _send(settings: Settings, letters: Sequence[Letter]) -> None:
         {**settings.kafka(), "enable.idempotence": True, "linger.ms": 5, "delivery.timeout.ms": int(SEND_S * 1000)}
     )
     failures: list[str] = []
+    if not letters:
+        return
     for letter in letters:
         producer.produce(
             letter.about.topic,

@@ -1,4 +1,4 @@
-"""The entry point. A worker is started again with a fixed hash seed before anything heavy is imported."""
+"""The entry point. What runs a model is started again with a fixed hash seed before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line."""
-    if sys.argv[1:2] == ["worker"] and os.environ.get("PYTHONHASHSEED") != "0":
+    if sys.argv[1:2] in (["worker"], ["replay"], ["check"]) and os.environ.get("PYTHONHASHSEED") != "0":
         # Sets of strings iterate in another order in every process; a model must not depend on that.
         arguments = [sys.executable, "-m", "stream.cli", *sys.argv[1:]]
         os.execve(sys.executable, arguments, {**os.environ, "PYTHONHASHSEED": "0"})

@@ -18,6 +18,7 @@ from stream.topics import TopicNames
 __all__ = ["follow", "produce", "read_drifts"]
 
 SEND_S = 30.0
+SILENCE_S = 30.0
 
 
 def produce(
@@ -78,7 +79,7 @@ def _send(producer: Producer, topic: str, record: Produced, delivered: Callable[
 def follow(
     settings: Settings, topic: str, *, from_start: bool, to_end: bool = False, since_ms: int | None = None
 ) -> Iterator[Any]:
-    """Kafka messages of every partition of a topic; for ever, or up to where each partition ends now.
+    """Kafka messages of every partition of a topic; for ever, or until each partition's end was come to.
 
     Args:
         since_ms: with `from_start`: leave out what lies before the first record of this Kafka timestamp or later.
@@ -106,14 +107,20 @@ def follow(
             ]
         consumer.assign(starts)
         left = {start.partition for start in starts}
+        heard_s = time.monotonic()
         while left or not to_end:
             message = consumer.poll(0.2)
-            if message is None:
+            error = message.error() if message is not None else None
+            if message is None or (error is not None and error.code() != KafkaError._PARTITION_EOF):
+                if to_end and time.monotonic() - heard_s > SILENCE_S:
+                    raise Unavailable(
+                        f"{topic}: nothing came for {SILENCE_S:.0f} s, partitions {sorted(left)} are not read"
+                    )
                 continue
-            error = message.error()
+            heard_s = time.monotonic()
             if error is None:
                 yield message
-            elif error.code() == KafkaError._PARTITION_EOF:
+            else:
                 left.discard(message.partition())
     except KafkaException as error:
         raise Unavailable(f"{topic}: {error}") from error
@@ -125,6 +132,9 @@ def read_drifts(settings: Settings, name: str) -> list[Drift]:
     """Every drift so far, each once."""
     found: dict[str, Drift] = {}
     for message in follow(settings, TopicNames(name)["drifts"], from_start=True, to_end=True):
-        drift = msgspec.json.decode(message.value(), type=Drift)
+        try:
+            drift = msgspec.json.decode(message.value() or b"", type=Drift)
+        except msgspec.DecodeError:
+            continue  # not a record of ours
         found.setdefault(drift.drift_id, drift)
     return list(found.values())

@@ -49,7 +49,8 @@ def write_report(path: Path, replays: Sequence[tuple[str, Replayed]], source: st
     title = html.escape(" against ".join(its.pipeline for _, its in replays))
     path.write_text(
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{title}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>"
+        f"<title>{title}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>",
+        encoding="utf-8",
     )
 
 
@@ -108,11 +109,12 @@ def _course(replays: Sequence[tuple[str, Replayed]]) -> str:
         drawing = Figure(figsize=(10, 5.6), layout="constrained")
         above, below = drawing.subplots(2, 1, sharex=True)
         for (file, its), colour in zip(replays, COLOURS, strict=False):
-            labels = [point.labels for point in its.course]
-            above.plot(labels, _line(p.figure for p in its.course), color=colour, label=file)
-            below.plot(labels, _line(p.skill_vs_prior for p in its.course), color=colour, label=f"{file}, vs prior")
+            examples = [point.examples for point in its.course]
+            file = " " + file.replace("$", r"\$")  # no formula, and no name that a legend leaves out
+            above.plot(examples, _line(p.figure for p in its.course), color=colour, label=file)
+            below.plot(examples, _line(p.skill_vs_prior for p in its.course), color=colour, label=f"{file}, vs prior")
             skill = _line(p.skill_vs_persistence for p in its.course)
-            below.plot(labels, skill, color=colour, alpha=0.45, label=f"{file}, vs persistence")
+            below.plot(examples, skill, color=colour, alpha=0.45, label=f"{file}, vs persistence")
             for drift in its.drifts:
                 for axes in (above, below):
                     axes.axvline(drift.from_offset, color=colour, linestyle="--", linewidth=0.8)
@@ -120,7 +122,7 @@ def _course(replays: Sequence[tuple[str, Replayed]]) -> str:
         above.set_ylabel(f"{words(replays[0][1].key_figure)}, window")
         below.set_ylabel("skill, window")
         below.set_ylim(bottom=max(-1.0, below.get_ylim()[0]))
-        below.set_xlabel("labels learned")
+        below.set_xlabel("examples")
         for axes in (above, below):
             axes.legend(fontsize="small")
             axes.grid(alpha=0.25)

@@ -20,7 +20,16 @@ from stream.messages import Drift
 from stream.settings import Settings
 from stream.topics import TopicNames
 
-__all__ = ["PipelineStatus", "drift_text", "figure", "prediction_line", "read_status", "replay_view", "status_view"]
+__all__ = [
+    "PipelineStatus",
+    "drift_text",
+    "figure",
+    "prediction_line",
+    "read_status",
+    "replay_view",
+    "safe",
+    "status_view",
+]
 
 HEADLINE = {
     "binary": (
@@ -104,6 +113,11 @@ def figure(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 
+def safe(text: object) -> Text:
+    """What comes from a record, for a terminal: no markup, and control characters as their escapes."""
+    return Text("".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)))
+
+
 def words(key: str) -> str:
     """A figure's name as a heading."""
     return {"average_precision": "avg. precision", "recall_at_alert_share": "recall of alerts"}.get(
@@ -132,8 +146,10 @@ def status_view(status: PipelineStatus) -> Group:
     shown: list[Any] = [flow, labels, model]
     if trouble := _learner_trouble(status.learner["counts"]):
         shown.append(Text(f"learner: {trouble}", style="yellow"))
-    shown += [drift_line(status.learner["drift"]), quality_table(status.learner["metrics"])]
-    shown += [segment_table(name, its) for name, its in status.learner["segments"].items() if its]
+    if "drift" in status.learner:  # a learner of an earlier version says nothing of it
+        shown.append(drift_line(status.learner["drift"]))
+    shown.append(quality_table(status.learner["metrics"]))
+    shown += [segment_table(name, its) for name, its in status.learner.get("segments", {}).items() if its]
     return Group(*shown)
 
 
@@ -149,6 +165,8 @@ def replay_view(
     ]
     if dead := _listed(counts, "dead_letters."):
         lines.append(f"dead letters: {dead}")
+    if trouble := _learner_trouble(learner["counts"]):
+        lines.append(f"learner: {trouble}")
     shown: list[Any] = [Text("\n".join(lines)), quality_table(learner["metrics"])]
     shown += [segment_table(name, its) for name, its in learner["segments"].items() if its]
     shown += [drift_text(drift) for drift in drifts] or [Text("no drift")]
@@ -167,16 +185,18 @@ def drift_line(drift: Mapping[str, Any]) -> Text:
 
 def drift_text(drift: Drift) -> Text:
     """One drift on one line: what was noticed, since when, how much, and which features moved."""
-    text = Text(f"{drift.drift_id}  ", style="cyan")
+    text = safe(f"{drift.drift_id}  ")
+    text.stylize("cyan")
     where = f" where {drift.segment.replace('=', ' is ')}" if drift.segment else ""
     direction = "rose" if drift.after > drift.before else "fell"
-    text.append(f"{drift.signal}{where} {direction} from {drift.before:.3f} to {drift.after:.3f}", style="bold")
+    text.append(safe(f"{drift.signal}{where}").plain, style="bold")
+    text.append(f" {direction} from {drift.before:.3f} to {drift.after:.3f}", style="bold")
     late = drift.to_offset - drift.from_offset
     text.append(
         f" ({drift.severity:.2f} sd) since example {drift.from_offset:,}, noticed {late:,} later", style="default"
     )
     if drift.moved:
-        moved = ", ".join(f"{m.feature} {m.how.replace('_', ' ')} {m.shift:+.2f} sd" for m in drift.moved)
+        moved = ", ".join(f"{safe(m.feature)} {m.how.replace('_', ' ')} {m.shift:+.2f} sd" for m in drift.moved)
         text.append(f"; {moved}", style="default")
     return text
 
@@ -192,7 +212,7 @@ def segment_table(name: str, reports: Mapping[str, Any]) -> Table:
     for value, report in sorted(reports.items(), key=lambda item: -item[1]["overall"]["labels"]):
         window = report["window"]
         figures = [*(window["model"].get(key) for key in keys), window["skill_vs_prior"]]
-        table.add_row(value, figure(report["overall"]["labels"]), *map(figure, figures))
+        table.add_row(safe(value), figure(report["overall"]["labels"]), *map(figure, figures))
     return table
 
 
@@ -230,9 +250,9 @@ def quality_table(metrics: Mapping[str, Any]) -> Table:
 def prediction_line(value: Mapping[str, Any]) -> Text:
     """One prediction on one line: what, how sure, why, by which model, from where."""
     text = Text()
-    text.append(f"{value['event_id']:>24}  ")
+    text.append(f"{safe(value['event_id']).plain:>24}  ")
     prediction = value["prediction"]
-    shown = f"{prediction:.3f}" if isinstance(prediction, float) else str(prediction).lower()
+    shown = f"{prediction:.3f}" if isinstance(prediction, float) else safe(str(prediction).lower()).plain
     text.append(f"{shown:>10}", style="bold red" if prediction is True else "bold")
     probabilities = value.get("probabilities") or {}
     if shown in probabilities:

@@ -24,6 +24,7 @@ import msgspec
 import numpy as np
 from river import drift as river_drift
 
+from stream.core.digest import state_digest
 from stream.core.lean_pickle import dump_model, load_model
 from stream.errors import SnapshotRefused
 from stream.messages import Drift as DriftMessage
@@ -83,10 +84,10 @@ class DriftWatch:
         self._pending: list[tuple[int, int, Example, Served]] = []
         self._taken: list[_Row] = []  # of a block that a restored state had begun
         self._room = BLOCK
-        self._examples = 0  # in whole blocks
+        self._offset = 0  # of the last example that was looked at
         self._episodes = 0
         self._episode: str | None = None
-        self._last_alarm = 0
+        self._last_alarm = 0  # offset
         self._plan = repr(
             (
                 self._task,
@@ -95,7 +96,7 @@ class DriftWatch:
                 self._values_max,
                 watched,
                 delta,
-                getattr(self._detector, "__qualname__", None),
+                state_digest(self._detector()) if self._detector is not None else None,
             )
         )
 
@@ -122,9 +123,9 @@ class DriftWatch:
         ]
 
     def _block(self, rows: list[_Row]) -> DriftMessage | None:
-        self._examples += BLOCK
         alarms: list[_Alarm] = []
         offsets, times, *signals, event_times, features = zip(*rows, strict=True)
+        self._offset = offsets[-1]
         if self._watched:
             self._overall.block(offsets[0], signals, None, alarms)
             if self._segments:
@@ -150,7 +151,9 @@ class DriftWatch:
                 scopes[value].add(offset, signals, f"{segment}={value}", alarms)
 
     def _is_told(self, alarm: _Alarm) -> bool:
-        if alarm.signal in ("error", "label"):
+        if alarm.signal == "error":
+            return alarm.after > alarm.before  # a detector of the user's alarms either way
+        if alarm.signal == "label":
             return True
         if alarm.severity < self._shift_min:
             return False
@@ -158,9 +161,15 @@ class DriftWatch:
         return alarm.signal != "score" or not self._features.names or bool(self._features.moved(alarm.from_offset))
 
     def _drift(self, alarms: list[_Alarm], offset: int, at_ms: int) -> DriftMessage | None:
-        """The first alarm begins an episode; those that come while it lasts belong to it."""
-        begins = self._episode is None or self._examples - self._last_alarm > self._quiet
-        self._last_alarm = self._examples
+        """The first alarm begins an episode. To it belong those that come while it lasts, and later ones, of a rare segment
+        say, that place the change there.
+        """
+        lasts = offset - self._last_alarm <= self._quiet
+        begins = self._episode is None or not (
+            lasts or max(alarm.from_offset for alarm in alarms) - self._last_alarm <= self._quiet
+        )
+        if begins or lasts:
+            self._last_alarm = offset
         message = None
         if begins:
             self._episodes += 1
@@ -190,7 +199,7 @@ class DriftWatch:
 
     def report(self) -> dict[str, Any]:
         """For people: is an episode open, how many were there, how many monitors watch already."""
-        lasts = self._episode is not None and self._examples - self._last_alarm <= self._quiet
+        lasts = self._episode is not None and self._offset - self._last_alarm <= self._quiet
         ready = [flag for scope in self._scopes() for flag in scope.ready()] + self._features.ready()
         return {
             "episode": self._episode if lasts else None,
@@ -204,13 +213,13 @@ class DriftWatch:
     def to_state(self) -> bytes:
         """Raises SnapshotRefused for a user's detector that cannot be written."""
         parts = (self._overall, self._by_segment, self._features, self._rows())
-        counters = (self._examples, self._episodes, self._episode, self._last_alarm)
+        counters = (self._offset, self._episodes, self._episode, self._last_alarm)
         return msgspec.msgpack.encode([self._plan, counters, dump_model(parts)])
 
     def restore(self, data: bytes, extra_allowed: frozenset[str] = frozenset()) -> bool:
         """Go on from a state. False if other things are watched now: then all monitors begin anew."""
         plan, counters, parts = msgspec.msgpack.decode(data)
-        self._examples, self._episodes, self._episode, self._last_alarm = counters
+        self._offset, self._episodes, self._episode, self._last_alarm = counters
         if plan != self._plan:
             return False
         try:
@@ -437,7 +446,10 @@ class _Signal:
         ranked = (
             task == "regression" or (task == "multiclass" and name == "label") or (task, name) == ("anomaly", "score")
         )
+        if (task, name) == ("multiclass", "label"):
+            detector = None  # River's detectors watch numbers
         self.make = detector
+        self.failures = 0
         self._detector: Any = detector() if detector is not None else None
         self._of_texts = (task, name) == ("multiclass", "label")
         self.ranks = _Ranks(of_texts=self._of_texts) if ranked and detector is None else None
@@ -463,9 +475,13 @@ class _Signal:
         self.series.recent.append(math.fsum(values))
         found = False
         for value in values:
-            self._detector.update(value)
+            try:
+                self._detector.update(value)
+            except Exception:  # noqa: BLE001 - a user's code; `check` has tried it on values like these
+                self.failures += 1
+                continue
             found = found or self._detector.drift_detected
-        return found
+        return found and len(self.series.recent) > 1
 
     def alarm(self, segment: str | None, starts: Sequence[int]) -> _Alarm:
         shift = self.series.shift()
@@ -488,6 +504,10 @@ class _Signal:
             self.series.recent.clear()  # places among other quantiles
         if self.make is not None:
             self._detector = self.make()
+
+    def bind(self, detector: Callable[[], Any] | None) -> None:
+        """What a state leaves out."""
+        self.make = detector if self._detector is not None else None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "make": None}  # the pipeline has it
@@ -522,7 +542,7 @@ class _Scope:
     def bind(self, detector: Callable[[], Any] | None) -> None:
         """What a state leaves out."""
         for signal in self._signals:
-            signal.make = detector
+            signal.bind(detector)
 
     def ready(self) -> list[bool]:
         return [signal.ready for signal in self._signals]

@@ -28,6 +28,7 @@ __all__ = ["EntityFeatures"]
 
 PANES = 8
 BITS = 512
+ROUNDING = 1e-14
 WORDS = BITS // 64
 UNWINDOWED = {"last", "seconds_since_last", "custom"}
 ESTIMATES = [0.0, *(-BITS * math.log(1 - n / BITS) for n in range(1, BITS)), BITS * math.log(BITS)]  # by bits set
@@ -250,8 +251,10 @@ def _roll(window: list[Any], newest: int) -> None:
 
 
 def _deviation(window: list[Any]) -> float:
-    variance = (window[3] - window[2] * window[2] / window[1]) / window[1]
-    return math.sqrt(variance) if variance > 0.0 else 0.0
+    mean = window[2] / window[1]
+    variance = window[3] / window[1] - mean * mean
+    # Of equal values far from the anchor, rounding leaves a little.
+    return math.sqrt(variance) if variance > ROUNDING * mean * mean else 0.0
 
 
 def _pane_of(window: list[Any], number: int, value: float) -> list[Any] | None:

@@ -7,7 +7,6 @@ after an example depends only on the examples before it, so a crash replays from
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -150,11 +149,7 @@ class LearnStep:
         if not label_fits(self._pipeline.task, example.label):
             raise RecordRejected("label_type", f"the label does not fit the task {self._pipeline.task!r}")
         served = example.served.get(CHAMPION)
-        if (
-            served is not None
-            and served.prediction is not None
-            and not label_fits(self._pipeline.task, served.prediction)
-        ):
+        if served is not None and not _fits(self._pipeline.task, served):
             raise RecordRejected("label_type", f"what was served does not fit the task {self._pipeline.task!r}")
         if tuple(example.features) != self._names:
             raise RecordRejected("features_differ", "the example's features are not those that the pipeline declares")
@@ -259,13 +254,16 @@ class LearnStep:
         self._use(load_model(self._good, extra_allowed=self._extra_allowed))
         for example in map(self._parse, self._since_good):
             before = dump_model(self.model)
-            # One that failed the first time fails again, and was counted then.
-            with suppress(Exception):
+            try:
                 self._learner.learn(example.features, example.label)
+                learned = True
+            except Exception:  # noqa: BLE001 - one that failed the first time fails again, and was counted then
+                learned = False
             if first_not_finite(self.model) is not None:
                 self._use(load_model(before, extra_allowed=self._extra_allowed))
-                self._count("updates_refused")
-                self.counts["learned"] -= 1
+                if learned:
+                    self._count("updates_refused")
+                    self.counts["learned"] -= 1
 
     def figures(self) -> dict[str, Any]:
         """How good the served predictions were, overall and in the sliding window."""
@@ -296,6 +294,11 @@ class LearnStep:
                 "drift": self._drift.report(),
             }
         )
+
+
+def _fits(task: Any, served: Served) -> bool:
+    values = (served.prediction, served.persistence, served.prior)
+    return all(value is None or label_fits(task, value) for value in values)
 
 
 def _state_of(sealed: Sealed) -> LearnState:

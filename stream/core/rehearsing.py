@@ -172,11 +172,15 @@ def _check_detector(pipeline: Pipeline) -> None:
     if settings is None or settings.detector is None:
         return
     key, name = "drift.detector", getattr(settings.detector, "__qualname__", settings.detector)
+    rng = random.Random(pipeline.seed)
     try:
-        detector = settings.detector()
-        detector.update(0.5)
+        detector, twin = settings.detector(), settings.detector()
+        same = state_digest(detector) == state_digest(twin)
+        for _ in range(500):
+            detector.update(abs(rng.gauss(0.0, 5.0)) if pipeline.task == "regression" else rng.random())
         found = detector.drift_detected
-        DriftWatch(pipeline, 0).to_state()
+        watch = DriftWatch(pipeline, 0)
+        same = same and watch.restore(watch.to_state())
     except SnapshotRefused as refused:
         raise ConfigurationError(key, name, str(refused)) from refused
     except Exception as error:
@@ -184,6 +188,8 @@ def _check_detector(pipeline: Pipeline) -> None:
         raise ConfigurationError(key, name, remedy) from error
     if not isinstance(found, bool):
         raise ConfigurationError(key, name, "its drift_detected is no boolean")
+    if not same:
+        raise ConfigurationError(key, name, "it makes another detector each time: give it a seed")
 
 
 # -- the model -----------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ __all__ = ["ANOMALY_BINS", "BINS", "ScoreHistogram", "anomaly_bin_of", "bin_of"]
 BINS = 200
 BEYOND = 768
 PER_DOUBLING = 64
+CALIBRATION_MIN = 500
 ANOMALY_BINS = BEYOND + BINS + BEYOND
 _EDGE = math.log(0.9999 / 0.0001)
 _SCALE = BINS / (2 * _EDGE)
@@ -100,17 +101,17 @@ class ScoreHistogram:
     def calibration_error(self) -> float | None:
         """Mean distance between probability and share of positives (expected calibration error; Naeini, Cooper and
         Hauskrecht 2015, "Obtaining well calibrated probabilities using Bayesian binning", AAAI). Of 200 bins, neighbours
-        are taken together until they hold a fiftieth of all, because one event in a bin says nothing.
+        are taken together until they hold a twentieth of all and a hundred events; None below 500, where it would be noise.
         """
         total = sum(map(sum, self.counts))
-        if not total:
+        if total < CALIBRATION_MIN:
             return None
         error = events = expected = positives = 0.0
         for number, (n, p) in enumerate(zip(*self.counts, strict=True)):
             events += n + p
             expected += (n + p) * middle_of(number)
             positives += p
-            if events >= total / 50 or number == BINS - 1:
+            if events >= max(total / 20, 100) or number == BINS - 1:
                 error += abs(expected - positives)
                 events = expected = positives = 0.0
         return error / total

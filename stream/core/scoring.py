@@ -79,6 +79,7 @@ class ScoreStep:
         self._agenda = Agenda()
         self._joiner = Joiner(pipeline, partition, self.meta, acquired.early)
         self._count = self._joiner.count
+        self.rejected = 0  # records of the last batch; kept labels that its passing of time has expired are not of it
 
     # -- before the fetch ------------------------------------------------------------------------------------------
 
@@ -142,7 +143,7 @@ class ScoreStep:
         self._changed: dict[str, None] = {}
         self._due: list[tuple[int, str]] = []
         self._due_over: set[tuple[int, str]] = set()
-        self._events = self._predictions = 0
+        self._events = self._predictions = self.rejected = 0
         self._chunk = b"%d" % self.meta.chunk_sequence
         generation_before = self._generation()
         offsets = self.meta.offsets
@@ -155,6 +156,7 @@ class ScoreStep:
                 else:
                     self._label(record, *item)
             except RecordRejected as rejected:
+                self.rejected += 1
                 self._dead_letter(record, rejected)
             offsets[record.topic] = record.offset + 1
         return self._finish(generation_before), self._out

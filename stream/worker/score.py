@@ -156,7 +156,7 @@ class ScorePartition(Owner):
 
     def _check_share(self, records: int, outgoing: list[Outgoing]) -> None:
         """The circuit breaker: that nearly all is wrong is more likely our mistake than theirs."""
-        dead = sum(record.topic == "dead_letters" for record in outgoing)
+        dead = self._step.rejected
         if records < BREAKER_RECORDS_MIN or dead <= self._dead_share_max * records:
             return
         header = ERROR_HEADER + "code"

@@ -88,8 +88,25 @@ def test_a_forged_letter_goes_nowhere(world: World):
             world.names.dead_letters, b"v", b"k", 0, headers=[(f"driftloop.error.{k}", v.encode()) for k, v in these.items()]
         )  # fmt: skip
     producer.produce(world.names.dead_letters, b"v", b"k", 0, headers=[("driftloop.error.topic", b"\xff")])
+    ours = {**headers, "topic": world.names.events, "offset": "2", "code": "[/x]\x1b[2J", "message": "[/y]\x1b]0;title"}
+    for partition in ("1", str(2**40)):  # it lies in 0
+        these = {**ours, "partition": partition}
+        producer.produce(
+            world.names.dead_letters, b"v", b"k", 0, headers=[(f"driftloop.error.{k}", v.encode()) for k, v in these.items()]
+        )  # fmt: skip
+    producer.produce(
+        world.names.dead_letters, b"v", b"k", 0, headers=[(f"driftloop.error.{k}", v.encode()) for k, v in ours.items()],
+        timestamp=10**17,
+    )  # fmt: skip
     assert producer.flush(30) == 0
-    assert [letter.about.topic for letter in read_letters(world.settings, world.name)] == [world.names.events]
+    letters = read_letters(world.settings, world.name)
+    assert [(letter.about.topic, letter.about.offset) for letter in letters] == [
+        (world.names.events, 1),
+        (world.names.events, 2),
+    ]
+    output = run(world) + run(world, "--code", letters[1].about.code)
+    assert "\x1b" not in output
+    assert r"[/x]\x1b[2J" in output
 
 
 def test_a_worker_stops_when_nearly_everything_would_be_a_dead_letter(world: World):
@@ -105,6 +122,6 @@ def test_a_worker_stops_when_nearly_everything_would_be_a_dead_letter(world: Wor
 
 
 def test_a_payload_cannot_write_on_the_terminal():
-    assert _shown(b"\x1b[31mred\r\n[bold]") == r"\x1b\[31mred\r\n\[bold]"
-    assert _shown(b"\xff" * 300).endswith("…")
-    assert _shown(None) == "–"
+    assert _shown(b"\x1b[31mred\r\n[bold]").plain == r"\x1b[31mred\r\n[bold]"
+    assert _shown(b"\xff" * 300).plain.endswith("…")
+    assert _shown(None).plain == "–"

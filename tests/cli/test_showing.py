@@ -6,11 +6,12 @@ from typing import Any
 
 from rich.console import Console
 
-from stream.cli.showing import PipelineStatus, status_view
+from stream.cli.showing import PipelineStatus, drift_text, status_view
 from stream.core.evaluating import Evaluation
 from stream.core.learning import LearnStep
 from stream.core.records import Record
 from stream.core.remembering import Meta
+from stream.messages import Drift, Moved
 from tests.support.records import pipeline_of
 
 
@@ -45,6 +46,26 @@ def test_flow_lag_labels_and_dead_letters_are_shown():
         assert part in text
     assert "learner:" not in text
     assert "no model yet" in shown(None)
+
+
+def test_what_comes_from_records_cannot_write_on_the_terminal():
+    learner = learner_of(learned=7)
+    learner["segments"] = {"shop": {"[/red]\x1b[2J": Evaluation("binary").report()}}
+    text = shown(learner)
+    assert "\x1b" not in text
+    assert r"[/red]\x1b[2J" in text
+    drift = Drift(
+        drift_id="d\x1b", pipeline="p", signal="error", detector="x", severity=1.0, examples_topic="e", from_offset=1,
+        to_offset=2, detected_at_ms=0, segment="shop=[/x]\x1b", moved=[Moved("f\x1b", "higher", 1.0, 0.1, 0.2)],
+    )  # fmt: skip
+    assert drift_text(drift).plain.count(r"\x1b") == 3
+    assert "\x1b" not in drift_text(drift).plain
+
+
+def test_a_learner_of_an_earlier_version_is_shown():
+    learner = learner_of(learned=7)
+    del learner["segments"], learner["drift"]
+    assert "learned 7" in shown(learner)
 
 
 def test_what_the_learner_could_not_use_is_shown():

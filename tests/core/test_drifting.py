@@ -232,6 +232,49 @@ def test_any_of_rivers_detectors_can_watch():
     assert abs(drift.from_offset - 8_000) < 10 * BLOCK
 
 
+def test_a_detector_that_alarms_at_once_or_fails_ends_nothing():
+    hasty = Drift(detector=lambda: river_drift.PageHinkley(min_instances=1, threshold=0.001), episode=1)
+    run(DriftWatch(watched(drift=hasty), 0), examples(steady, 500))
+
+    class Broken(river_drift.PageHinkley):
+        def update(self, x: float) -> None:
+            raise ValueError("not today")
+
+    assert run(DriftWatch(watched(drift=Drift(detector=Broken, features=False)), 0), examples(worse, 500)) == []
+
+
+def test_a_detector_of_the_users_own_does_not_watch_names():
+    watch = DriftWatch(watched(task="multiclass", drift=Drift(detector=river_drift.ADWIN)), 0)
+    base = next(examples(steady, 1))[1]
+    rng = random.Random(1)
+    for i in range(3_000):
+        label = rng.choice("abc")
+        served = Served("b@0", label, {c: 0.8 if c == label else 0.1 for c in "abc"})
+        assert watch.update(msgspec.structs.replace(base, label=label), served, i, 0) is None
+
+
+def test_fewer_errors_are_no_drift_whoever_watches():
+    bad: Maker = lambda rng, i: steady(rng, i, 0.45)  # noqa: E731
+    pipeline = watched(drift=Drift(detector=river_drift.ADWIN, labels=False, scores=False, features=False))
+    assert run(DriftWatch(pipeline, 0), examples(changing(5_000, steady, bad), 10_000)) == []
+
+
+def test_a_rare_segment_that_notices_later_says_no_second_time():
+    at = 30_000
+
+    def make(rng: random.Random, i: int) -> tuple[dict[str, Any], Any, float]:
+        x, label, p = (steady if i < at else worse)(rng, i)
+        return {**x, "shop": "rare" if rng.random() < 0.06 else "usual"}, label, p
+
+    ready = []
+    for seed in range(3):
+        watch = DriftWatch(watched(segments=("shop",), drift=Drift(features=False, labels=False, scores=False)), 0)
+        (drift,) = run(watch, examples(make, 60_000, seed=seed))
+        assert drift.segment is None
+        ready += watch._by_segment["shop"]["rare"].ready()
+    assert False in ready  # it had noticed, and learns anew what is usual
+
+
 def test_monitors_begin_anew_when_others_are_wanted():
     watch = DriftWatch(watched(), 0)
     run(watch, examples(steady, 3_000))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -260,6 +261,31 @@ def test_a_bad_example_is_a_dead_letter(record: Record, code: str):
     assert letter.value == record.value
     assert step.offset == 1
     assert "learned" not in step.counts
+
+
+def test_numbers_beyond_reason_end_nothing():
+    """Whoever can write to `examples` could else end the learner, again and again."""
+    regression = pipeline_of(
+        task="regression", entity_features=(),
+        model=lambda params: preprocessing.StandardScaler() | linear_model.LinearRegression(),
+    )  # fmt: skip
+    step = step_of(regression)
+    huge = [
+        Served("b@0", 1e308),
+        Served("b@0", -1e308, None, None, 1e308, -1e308),
+        Served("b@0", 0.0, None, None, "text"),
+    ]
+    step.step([example(i, label=1e308 if i % 2 else -1e308, served=served) for i, served in enumerate(huge * 20)])
+    assert step.counts["dead_letters.label_type"] == 20
+    assert step.counts.get("learned", 0) >= 0
+    restored = step_of(regression)
+    restored.restore(step.snapshot()[0])
+    step = step_of()
+    far = msgspec.json.decode(example(0).value or b"")
+    records = [{**far, "sequence": 10**30}, {**far, "partition": 10**30}]
+    step.step([Record("examples", 0, i, 0, b"k", json.dumps(r).encode()) for i, r in enumerate(records)])
+    assert step.counts["dead_letters.example_invalid"] == 2
+    step.snapshot()
 
 
 def test_a_snapshot_of_something_else_is_refused():

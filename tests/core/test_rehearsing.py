@@ -19,8 +19,9 @@ from river import (
     rules,
     tree,
 )  # fmt: skip
+from river import drift as river_drift
 
-from stream import Labels, Pipeline, entity, number
+from stream import Drift, Labels, Pipeline, entity, number
 from stream.core.rehearsing import rehearse
 from stream.errors import ConfigurationError
 from stream.pipeline import Limits
@@ -167,3 +168,25 @@ def test_neighbours_are_warned_of_and_work():
     assert [
         c for c, _ in rehearse(pipeline_of(model=lambda p: neighbors.KNNClassifier(engine=neighbors.LazySearch())))
     ] == ["prediction_changes_the_model"]
+
+
+@pytest.mark.parametrize(
+    ("task", "detector", "what"),
+    [
+        ("binary", river_drift.KSWIN, "another detector each time"),
+        ("regression", river_drift.binary.DDM, "River drift detector"),
+        ("binary", lambda: 3, "River drift detector"),
+    ],
+)
+def test_a_detector_that_cannot_watch_is_refused(task: Any, detector: Any, what: str):
+    model = linear_model.LinearRegression if task == "regression" else linear_model.LogisticRegression
+    pipeline = pipeline_of(task=task, model=builds(lambda: preprocessing.StandardScaler() | model()))
+    pipeline = pipeline_of(task=task, model=pipeline.model, drift=Drift(detector=detector))
+    with pytest.raises(ConfigurationError, match=what) as error:
+        rehearse(pipeline)
+    assert error.value.key == "drift.detector"
+
+
+def test_a_detector_with_a_seed_is_accepted():
+    rehearse(pipeline_of(drift=Drift(detector=lambda: river_drift.KSWIN(seed=1))))
+    rehearse(pipeline_of(drift=Drift(detector=river_drift.PageHinkley)))
