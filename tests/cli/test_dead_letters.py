@@ -10,7 +10,7 @@ from confluent_kafka import Producer
 from typer.testing import CliRunner
 
 from stream.adapters.redis_resubmissions import RedisResubmissions
-from stream.cli.dead_letters import PROVENANCE, _shown, read_letters, resubmit
+from stream.cli.dead_letters import PROVENANCE, _shown, _time, read_letters, resubmit
 from stream.cli.main import app
 from tests.support.world import PIPELINE_FILE, World, card_stream
 
@@ -96,7 +96,6 @@ def test_a_forged_letter_goes_nowhere(world: World):
         )  # fmt: skip
     producer.produce(
         world.names.dead_letters, b"v", b"k", 0, headers=[(f"driftloop.error.{k}", v.encode()) for k, v in ours.items()],
-        timestamp=10**17,
     )  # fmt: skip
     assert producer.flush(30) == 0
     letters = read_letters(world.settings, world.name)
@@ -125,3 +124,5 @@ def test_a_payload_cannot_write_on_the_terminal():
     assert _shown(b"\x1b[31mred\r\n[bold]").plain == r"\x1b[31mred\r\n[bold]"
     assert _shown(b"\xff" * 300).plain.endswith("…")
     assert _shown(None).plain == "–"
+    assert _time(0) == "1970-01-01 00:00:00"
+    assert _time(10**17) == str(10**17)  # of no calendar
