@@ -39,6 +39,17 @@ errors = Console(stderr=True)
 PipelineFile = Annotated[Path, typer.Argument(help="the Python file that defines the pipeline")]
 Directory = Annotated[Path, typer.Option("--directory", help="where the local stack keeps its data")]
 
+# Of a source of records, for `produce` and `replay`.
+LabelDelay = Annotated[str, typer.Option(help="labels come so much event time after their events")]
+Interval = Annotated[str, typer.Option(help="event time between two rows of a source without times")]
+LabelColumn = Annotated[str | None, typer.Option(help="column of the label")]
+KeyColumn = Annotated[str | None, typer.Option(help="column of the entity id")]
+TimeColumn = Annotated[str | None, typer.Option("--time", help="column of the event time, epoch ms")]
+EventIdColumn = Annotated[str | None, typer.Option(help="column of the event id")]
+PositiveText = Annotated[str | None, typer.Option(help="the label's text that means true")]
+Seed = Annotated[int, typer.Option(help="of a generator")]
+EventsMax = Annotated[int | None, typer.Option(min=1, help="at most so many events")]
+
 
 def run() -> None:
     """Errors of ours are one message and an exit code, not a traceback."""
@@ -138,15 +149,15 @@ def produce(
     pipeline_file: PipelineFile,
     source: Annotated[str, typer.Argument(help="a .csv, a .jsonl, river:<DataSet>, or a generator's .py")],
     rate: Annotated[float | None, typer.Option(help="events per second; as fast as possible if not given")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="at most so many events")] = None,
-    label_delay: Annotated[str, typer.Option(help="labels come so much event time after their events")] = "1m",
-    interval: Annotated[str, typer.Option(help="event time between two rows of a source without times")] = "1s",
-    label: Annotated[str | None, typer.Option(help="column of the label")] = None,
-    key: Annotated[str | None, typer.Option(help="column of the entity id")] = None,
-    time_column: Annotated[str | None, typer.Option("--time", help="column of the event time, epoch ms")] = None,
-    event_id: Annotated[str | None, typer.Option(help="column of the event id")] = None,
-    positive: Annotated[str | None, typer.Option(help="the label's text that means true")] = None,
-    seed: Annotated[int, typer.Option(help="of a generator")] = 7,
+    limit: EventsMax = None,
+    label_delay: LabelDelay = "1m",
+    interval: Interval = "1s",
+    label: LabelColumn = None,
+    key: KeyColumn = None,
+    time_column: TimeColumn = None,
+    event_id: EventIdColumn = None,
+    positive: PositiveText = None,
+    seed: Seed = 7,
 ) -> None:
     """Put events, and labels after a delay, onto the topics."""
     settings = load_settings()
@@ -187,15 +198,15 @@ def replay(
     refresh: Annotated[int, typer.Option(min=1, help="records between two refreshments of the scorer's model")] = 200,
     since: Annotated[str | None, typer.Option(help="topics: from this moment on (2026-01-31T12:00, UTC)")] = None,
     until: Annotated[str | None, typer.Option(help="topics: up to this moment")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="at most so many events")] = None,
-    label_delay: Annotated[str, typer.Option(help="labels come so much event time after their events")] = "1m",
-    interval: Annotated[str, typer.Option(help="event time between two rows of a source without times")] = "1s",
-    label: Annotated[str | None, typer.Option(help="column of the label")] = None,
-    key: Annotated[str | None, typer.Option(help="column of the entity id")] = None,
-    time_column: Annotated[str | None, typer.Option("--time", help="column of the event time, epoch ms")] = None,
-    event_id: Annotated[str | None, typer.Option(help="column of the event id")] = None,
-    positive: Annotated[str | None, typer.Option(help="the label's text that means true")] = None,
-    seed: Annotated[int, typer.Option(help="of a generator")] = 7,
+    limit: EventsMax = None,
+    label_delay: LabelDelay = "1m",
+    interval: Interval = "1s",
+    label: LabelColumn = None,
+    key: KeyColumn = None,
+    time_column: TimeColumn = None,
+    event_id: EventIdColumn = None,
+    positive: PositiveText = None,
+    seed: Seed = 7,
 ) -> None:
     """Take a history through the same steps as live, offline: how good would this pipeline have been?"""
     from stream.batch.replaying import Replayed
