@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from stream.adapters.memory import MemoryStateStore
+from stream.core.evaluating import KEY_FIGURE
 from stream.core.explaining import compile_scorer
 from stream.core.learning import LearnStep
 from stream.core.records import Record
@@ -23,12 +24,11 @@ from stream.messages import Drift, ModelRef
 from stream.pipeline import Pipeline
 from stream.ports import Lease, Outgoing
 
-__all__ = ["KEY_FIGURE", "Point", "Replayed", "replay"]
+__all__ = ["Point", "Replayed", "replay"]
 
 KEYS = (b"a replay's snapshots go nowhere..",)
 COURSE_EVERY = 100  # labels between two points of the course, at first ...
 COURSE_SHARE = 40  # ... and later a fortieth of all labels so far
-KEY_FIGURE = {"regression": "mae", "binary": "average_precision", "anomaly": "roc_auc", "multiclass": "accuracy"}
 
 
 class Point(msgspec.Struct, frozen=True):

@@ -216,15 +216,16 @@ def replay(
     files = [pipeline_file, *([against] if against is not None else [])]
     if report is not None and report.suffix != ".html":
         raise ConfigurationError("--report", str(report), "name a file that ends in .html")
+    history: list[Any] | None = None  # of topics, read once for both files
+    if source == "topics":
+        times = [moment_ms(name, text) for name, text in (("--since", since), ("--until", until))]
+        history = from_topics(load_settings(), load_pipeline(pipeline_file).pipeline.name, *times)
     done: list[tuple[str, Replayed]] = []
     for file in files:
         loaded = load_pipeline(file)
         pipeline = loaded.pipeline
-        if source == "topics":
-            times = [moment_ms(name, text) for name, text in (("--since", since), ("--until", until))]
-            own = load_pipeline(pipeline_file).pipeline.name
-            records: Any = from_topics(load_settings(), own, *times)
-        else:
+        records: Any = history
+        if history is None:
             columns = Columns(label, key, time_column, event_id, positive)
             delay_ms, interval_ms = entity.duration_ms(label_delay), entity.duration_ms(interval)
             records = from_produced(
@@ -241,7 +242,7 @@ def replay(
         with Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=errors
         ) as progress:
-            total = len(records) if isinstance(records, list) else None
+            total = len(history) if history is not None else None
             task = progress.add_task(f"{file.name}, records", total=total)
             its = run_replay(
                 pipeline,

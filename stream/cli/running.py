@@ -25,6 +25,7 @@ from stream.adapters.redis_models import RedisControl
 from stream.cli.producing import produce, read_drifts
 from stream.cli.showing import PipelineStatus, drift_text, quality_table, read_status, status_view
 from stream.cli.sources import Columns, read_source
+from stream.core.evaluating import KEY_FIGURE
 from stream.errors import ConfigurationError, DriftloopError, Unavailable
 from stream.local.process import Child, Reaper, wait_until
 from stream.local.stack import Stack, write_private
@@ -222,7 +223,7 @@ class _Story:
     """How quality went over time, for the report."""
 
     def __init__(self, task: str) -> None:
-        self.key = {"regression": "mae", "binary": "average_precision", "anomaly": "roc_auc"}.get(task, "accuracy")
+        self.key = KEY_FIGURE[task]
         self.points: list[tuple[int, float]] = []
 
     def note(self, status: PipelineStatus) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -144,8 +144,7 @@ class DriftWatch:
         for offset, _, *signals, _, features in rows:
             for segment, value in segment_values(self._segments, features):
                 scopes = self._by_segment[segment]
-                if value not in scopes and len(scopes) >= self._values_max - 1:
-                    value = OTHER_VALUE
+                value = told_apart(value, scopes, self._values_max)
                 if value not in scopes:
                     scopes[value] = self._scope()
                 scopes[value].add(offset, signals, f"{segment}={value}", alarms)
@@ -241,6 +240,11 @@ def segment_values(segments: Sequence[str], features: dict[str, Any]) -> Iterabl
     for segment in segments:
         value = features[segment]
         yield segment, ("true" if value else "false") if isinstance(value, bool) else str(value)
+
+
+def told_apart(value: str, known: Mapping[str, Any], values_max: int) -> str:
+    """The value, or `OTHER_VALUE` once there is no place for one more."""
+    return value if value in known or len(known) < values_max - 1 else OTHER_VALUE
 
 
 # Error, label and score of one example. The error is 1 - the probability of what came true, or the absolute error; the score
@@ -442,16 +446,14 @@ class _Signal:
 
     def __init__(self, name: str, task: str, delta: float, detector: Callable[[], Any] | None) -> None:
         self.name = name
+        self._of_texts = (task, name) == ("multiclass", "label")
         # What is in no known bounds is ranked.
-        ranked = (
-            task == "regression" or (task == "multiclass" and name == "label") or (task, name) == ("anomaly", "score")
-        )
-        if (task, name) == ("multiclass", "label"):
+        ranked = task == "regression" or self._of_texts or (task, name) == ("anomaly", "score")
+        if self._of_texts:
             detector = None  # River's detectors watch numbers
         self.make = detector
         self.failures = 0
         self._detector: Any = detector() if detector is not None else None
-        self._of_texts = (task, name) == ("multiclass", "label")
         self.ranks = _Ranks(of_texts=self._of_texts) if ranked and detector is None else None
         binary = name == "label" or (task, name) == ("anomaly", "error")
         self.series = _Series(delta, rising=name == "error", binary=binary and not ranked)

@@ -19,7 +19,7 @@ import msgspec
 from stream.core.scores import ANOMALY_BINS, BINS, ScoreHistogram, anomaly_bin_of, bin_of
 from stream.messages import LabelValue, Served
 
-__all__ = ["Baselines", "Evaluation"]
+__all__ = ["KEY_FIGURE", "Baselines", "Evaluation"]
 
 CLASSES_MAX = 100
 OTHER = "(other)"
@@ -27,6 +27,8 @@ _log = math.log
 HUGE = 1e150  # the square of a larger one would not be finite
 PROBABILITY_MIN = 1e-6  # log loss of a probability of 0 is that of this
 SYSTEMS = ("model", "persistence", "prior")
+# The one figure that shows best how good a model is.
+KEY_FIGURE = {"regression": "mae", "binary": "average_precision", "anomaly": "roc_auc", "multiclass": "accuracy"}
 
 
 NAMES: dict[object, str] = {True: "true", False: "false"}  # of labels, as JSON has them

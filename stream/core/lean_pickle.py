@@ -4,8 +4,8 @@ Lean: River's `proba.Gaussian` carries a Mersenne Twister state (2.5 kB) that no
 leaf. Left out, snapshots are 9 to 130 times smaller.
 
 Settled: the order in which Python runs through a set depends on how the set came about, and River sums and answers in
-that order (`compose.Select`, the classes of a forest). Sets that are attributes are written sorted, so all copies of a model run through theirs
-alike, however they were made; a learner therefore starts from a copy, too.
+that order (`compose.Select`, the classes of a forest). Sets that are attributes are written sorted, so all copies of a
+model run through theirs alike, however they were made; a learner therefore starts from a copy, too.
 
 Safe: the unpickler resolves exact names only (`allowed_classes.py` and what the pipeline file itself defines), a raw
 `getattr` is never among them, and nothing is decompressed beyond a bound. The signature (`snapshot.py`) comes first;

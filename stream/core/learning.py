@@ -13,7 +13,7 @@ import msgspec
 
 from stream.core.accelerating import compile_learner
 from stream.core.digest import state_digest
-from stream.core.drifting import DriftWatch, segment_values
+from stream.core.drifting import DriftWatch, segment_values, told_apart
 from stream.core.evaluating import Baselines, Evaluation
 from stream.core.guarding import TreeBound, first_not_finite
 from stream.core.lean_pickle import dump_model, load_model
@@ -22,7 +22,7 @@ from stream.core.scoring import dead_letter
 from stream.core.snapshot import Sealed, SnapshotHeader, seal, unseal
 from stream.errors import DriftloopError, RecordRejected, SnapshotRefused, UpdateRefused
 from stream.messages import Example, LabelValue, Served
-from stream.pipeline import OTHER_VALUE, Pipeline, label_fits
+from stream.pipeline import Pipeline, label_fits
 from stream.ports import Outgoing
 
 __all__ = ["LearnState", "LearnStep", "Serving", "base_of"]
@@ -186,10 +186,9 @@ class LearnStep:
     def _judge_segments(self, example: Example, served: Served) -> None:
         for segment, value in segment_values(self._pipeline.segments, example.features):
             judged = self._segments[segment]
+            value = told_apart(value, judged, self._pipeline.segment_values_max)
             if value not in judged:
-                if len(judged) >= self._pipeline.segment_values_max - 1:
-                    value = OTHER_VALUE
-                judged.setdefault(value, Evaluation(self._pipeline.task, SEGMENT_WINDOW, self._pipeline.alert_share))
+                judged[value] = Evaluation(self._pipeline.task, SEGMENT_WINDOW, self._pipeline.alert_share)
             judged[value].update(example.label, served)
 
     def _learn(self, example: Example) -> None:
