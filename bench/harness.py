@@ -130,7 +130,7 @@ class Bench:
     def first_model(self) -> None:
         """Let a learner publish the base model, and stop it: it would only take CPU."""
         learner = self.start("learn")
-        self._wait(lambda: bool(self.redis.hexists(f"{{{self.name}:model:0}}:champion", "version")), "a first model")
+        self._wait(lambda: bool(self.redis.hexists(f"{{{self.name}:model:0}}:live", "offset")), "a first model")
         learner.stop()
 
     def bare(self, kind: str, total: int) -> float:
@@ -176,8 +176,7 @@ class Bench:
         return ends
 
     def learned(self) -> int:
-        version = self.redis.hget(f"{{{self.name}:model:0}}:champion", "version")
-        return int(version.rpartition(b"@")[2]) if version else 0  # type: ignore[union-attr]
+        return int(self.redis.hget(f"{{{self.name}:model:0}}:live", "offset") or 0)  # type: ignore[arg-type]
 
     def watch(self, progress: Callable[[], int], total: int) -> Points:
         """(time, progress) whenever it has changed, until it is complete."""

@@ -11,9 +11,11 @@ import msgspec
 
 __all__ = [
     "Acquired",
+    "BaseStore",
     "Commit",
     "Due",
     "Fetched",
+    "LearnerSnapshot",
     "Lease",
     "ModelStore",
     "Outgoing",
@@ -117,31 +119,64 @@ class StateStore(Protocol):
     async def close(self) -> None: ...
 
 
+class LearnerSnapshot(msgspec.Struct, frozen=True):
+    """All that a learner publishes at one moment."""
+
+    offset: int  # of the next example
+    roster: bytes  # `core.slots.Roster` as JSON: who is in which slot
+    models: dict[str, bytes]  # slot -> signed snapshot
+    status: bytes  # JSON, for people
+
+
 class ShardModel(msgspec.Struct, frozen=True):
-    """What an acquiring learner finds."""
+    """What an acquiring learner finds; no models at the very first start."""
 
     epoch: int
-    snapshot: bytes | None
+    models: dict[str, bytes]
 
 
 class ModelStore(Protocol):
-    """The live model of one shard."""
+    """The live models of one shard, and what is asked of its learner."""
 
     async def acquire(self, shard: int) -> ShardModel:
         """Take the next epoch of the shard. Raises Unavailable."""
 
-    async def commit(
-        self, shard: int, *, epoch: int, version: str, offset: int, snapshot: bytes, status: bytes
-    ) -> None:
-        """Publish a snapshot; its offset never goes back. Raises Fenced, Conflict, Unavailable."""
+    async def commit(self, shard: int, *, epoch: int, snapshot: LearnerSnapshot, handled: Sequence[str] = ()) -> None:
+        """Publish a snapshot and drop the commands that it has carried out; its offset never goes back.
 
-    async def version(self, shard: int) -> str | None: ...
+        Raises Fenced, Conflict, Unavailable.
+        """
 
-    async def snapshot(self, shard: int) -> bytes | None: ...
+    async def roster(self, shard: int) -> bytes | None: ...
+
+    async def models(self, shard: int, slots: Sequence[str]) -> dict[str, bytes]:
+        """Snapshots of these slots, and the roster as it was at the same moment under the name "roster"."""
 
     async def status(self, shard: int) -> bytes | None: ...
 
+    async def request(self, shard: int, command_id: str, command: bytes) -> None:
+        """Ask the learner for something (`core.slots.Command` as JSON). The same id again changes nothing."""
+
+    async def commands(self, shard: int) -> dict[str, bytes]:
+        """What is asked and not yet done, by id."""
+
+    async def report_latency(self, shard: int, worker: str, report: bytes) -> None:
+        """How long the models of a trial take in one scorer; kept for a minute."""
+
+    async def latencies(self, shard: int) -> dict[str, bytes]:
+        """By worker."""
+
     async def close(self) -> None: ...
+
+
+class BaseStore(Protocol):
+    """Files of model bases. Calls block."""
+
+    def put_base(self, data: bytes, base: str) -> None:
+        """Store a base. The same again is harmless. Raises Conflict, Unavailable."""
+
+    def get_base(self, base: str) -> bytes:
+        """Raises Unavailable."""
 
 
 class Publisher(Protocol):

@@ -15,7 +15,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from stream.errors import DriftloopError, Unavailable
 from stream.ports import Outgoing
-from stream.topics import OUTPUT_BYTES_MAX, TopicNames
+from stream.topics import DECLARATIONS, OUTPUT_BYTES_MAX, TopicNames
 
 __all__ = ["KafkaPublisher"]
 
@@ -27,7 +27,7 @@ class KafkaPublisher:
     """Fulfils `ports.Publisher`. Use it from one event loop only."""
 
     def __init__(self, config: Mapping[str, Any], names: TopicNames, linger_ms: float = 1.0) -> None:
-        self._names = {topic: names[topic] for topic in ("predictions", "examples", "drifts", "dead_letters")}
+        self._names = {topic: names[topic] for topic in DECLARATIONS}
         self._producer = Producer(
             {
                 **config,

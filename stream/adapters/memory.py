@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stream.errors import Conflict, Fenced
-from stream.ports import Acquired, Commit, Due, Fetched, Lease, Outgoing, ShardModel
+from stream.ports import Acquired, Commit, Due, Fetched, LearnerSnapshot, Lease, Outgoing, ShardModel
 
 __all__ = ["MemoryControl", "MemoryModelStore", "MemoryPublisher", "MemoryStateStore"]
 
@@ -109,10 +109,9 @@ def _trim(state: _Partition, published_up_to: int) -> None:
 @dataclass
 class _Shard:
     epoch: int = 0
-    offset: int = -1
-    version: str | None = None
-    snapshot: bytes | None = None
-    status: bytes | None = None
+    snapshot: LearnerSnapshot | None = None
+    commands: dict[str, bytes] = field(default_factory=dict)
+    latencies: dict[str, bytes] = field(default_factory=dict)
 
 
 class MemoryModelStore:
@@ -124,26 +123,44 @@ class MemoryModelStore:
     async def acquire(self, shard: int) -> ShardModel:
         state = self.shards[shard]
         state.epoch += 1
-        return ShardModel(state.epoch, state.snapshot)
+        return ShardModel(state.epoch, dict(state.snapshot.models) if state.snapshot is not None else {})
 
-    async def commit(
-        self, shard: int, *, epoch: int, version: str, offset: int, snapshot: bytes, status: bytes
-    ) -> None:
+    async def commit(self, shard: int, *, epoch: int, snapshot: LearnerSnapshot, handled: Sequence[str] = ()) -> None:
         state = self.shards[shard]
         if state.epoch != epoch:
             raise Fenced(f"shard {shard}: epoch {epoch} is over, {state.epoch} owns it")
-        if offset < state.offset:
-            raise Conflict(f"shard {shard}: offset {offset} is behind the stored {state.offset}")
-        state.offset, state.version, state.snapshot, state.status = offset, version, snapshot, status
+        if state.snapshot is not None and snapshot.offset < state.snapshot.offset:
+            raise Conflict(f"shard {shard}: offset {snapshot.offset} is behind the stored {state.snapshot.offset}")
+        state.snapshot = snapshot
+        for command_id in handled:
+            state.commands.pop(command_id, None)
 
-    async def version(self, shard: int) -> str | None:
-        return self.shards[shard].version
+    async def roster(self, shard: int) -> bytes | None:
+        snapshot = self.shards[shard].snapshot
+        return snapshot.roster if snapshot is not None else None
 
-    async def snapshot(self, shard: int) -> bytes | None:
-        return self.shards[shard].snapshot
+    async def models(self, shard: int, slots: Sequence[str]) -> dict[str, bytes]:
+        snapshot = self.shards[shard].snapshot
+        if snapshot is None:
+            return {}
+        models = {slot: snapshot.models[slot] for slot in slots if slot in snapshot.models}
+        return {"roster": snapshot.roster, **models}
 
     async def status(self, shard: int) -> bytes | None:
-        return self.shards[shard].status
+        snapshot = self.shards[shard].snapshot
+        return snapshot.status if snapshot is not None else None
+
+    async def request(self, shard: int, command_id: str, command: bytes) -> None:
+        self.shards[shard].commands.setdefault(command_id, command)
+
+    async def commands(self, shard: int) -> dict[str, bytes]:
+        return dict(self.shards[shard].commands)
+
+    async def report_latency(self, shard: int, worker: str, report: bytes) -> None:
+        self.shards[shard].latencies[worker] = report
+
+    async def latencies(self, shard: int) -> dict[str, bytes]:
+        return dict(self.shards[shard].latencies)
 
     async def close(self) -> None:
         return None

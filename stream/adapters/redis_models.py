@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import redis.asyncio as aioredis
 from redis.exceptions import RedisError
 
 from stream.errors import Conflict, Fenced, Unavailable
-from stream.ports import ShardModel
+from stream.ports import LearnerSnapshot, ShardModel
 
 __all__ = ["RedisControl", "RedisModelStore", "examples_from"]
 
@@ -18,52 +18,62 @@ EXAMPLES_FROM = "examples_from:"  # field of the control hash, followed by the s
 COMMIT = """
 local stored = redis.call('HMGET', KEYS[1], 'epoch', 'offset')
 if stored[1] ~= ARGV[1] then return {'FENCED', stored[1] or ''} end
-if stored[2] and tonumber(stored[2]) > tonumber(ARGV[3]) then return {'CONFLICT', stored[2]} end
-redis.call('HSET', KEYS[1], 'version', ARGV[2], 'offset', ARGV[3], 'snapshot', ARGV[4], 'status', ARGV[5])
+if stored[2] and tonumber(stored[2]) > tonumber(ARGV[2]) then return {'CONFLICT', stored[2]} end
+redis.call('HSET', KEYS[1], 'offset', ARGV[2], 'roster', ARGV[3], 'status', ARGV[4])
+local models = tonumber(ARGV[5])
+redis.call('HDEL', KEYS[1], 'model:champion', 'model:challenger', 'model:previous')
+for i = 6, 5 + 2 * models, 2 do redis.call('HSET', KEYS[1], 'model:' .. ARGV[i], ARGV[i + 1]) end
+for i = 6 + 2 * models, #ARGV do redis.call('HDEL', KEYS[2], ARGV[i]) end
 return {'OK'}
 """
+MODEL = b"model:"
+LATENCY_MS = 60_000
 
 
 class RedisModelStore:
-    """Fulfils `ports.ModelStore`. Committing the same offset again is harmless: equal offsets have equal content."""
+    """Fulfils `ports.ModelStore`. The same commit again is harmless; nobody else writes while the epoch lasts."""
 
     def __init__(self, client: aioredis.Redis, pipeline: str) -> None:
         self._client = client
         self._pipeline = pipeline
         self._commit = client.register_script(COMMIT)
 
-    def _key(self, shard: int) -> str:
-        return f"{{{self._pipeline}:model:{shard}}}:champion"
+    def _key(self, shard: int, role: str = "live") -> str:
+        return f"{{{self._pipeline}:model:{shard}}}:{role}"
 
     async def acquire(self, shard: int) -> ShardModel:
         key = self._key(shard)
         try:
             async with self._client.pipeline(transaction=True) as pipe:
                 pipe.hincrby(key, "epoch", 1)
-                pipe.hget(key, "snapshot")
-                epoch, snapshot = await pipe.execute()
+                pipe.hgetall(key)
+                epoch, fields = await pipe.execute()
         except RedisError as error:
             raise _unavailable("acquire", error) from error
-        return ShardModel(int(epoch), snapshot)
+        return ShardModel(int(epoch), _models_of(fields))
 
-    async def commit(
-        self, shard: int, *, epoch: int, version: str, offset: int, snapshot: bytes, status: bytes
-    ) -> None:
+    async def commit(self, shard: int, *, epoch: int, snapshot: LearnerSnapshot, handled: Sequence[str] = ()) -> None:
+        models: list[Any] = [part for item in snapshot.models.items() for part in item]
+        arguments = [epoch, snapshot.offset, snapshot.roster, snapshot.status, len(snapshot.models), *models, *handled]
         try:
-            answer = await self._commit(keys=[self._key(shard)], args=[epoch, version, offset, snapshot, status])
+            answer = await self._commit(keys=[self._key(shard), self._key(shard, "commands")], args=arguments)
         except RedisError as error:
             raise _unavailable("commit", error) from error
         if answer[0] == b"FENCED":
             raise Fenced(f"shard {shard}: epoch {epoch} is over, {answer[1].decode()} owns it")
         if answer[0] == b"CONFLICT":
-            raise Conflict(f"shard {shard}: offset {offset} is behind the stored {answer[1].decode()}")
+            raise Conflict(f"shard {shard}: offset {snapshot.offset} is behind the stored {answer[1].decode()}")
 
-    async def version(self, shard: int) -> str | None:
-        data = await self._field(shard, "version")
-        return data.decode() if data else None
+    async def roster(self, shard: int) -> bytes | None:
+        return await self._field(shard, "roster")
 
-    async def snapshot(self, shard: int) -> bytes | None:
-        return await self._field(shard, "snapshot")
+    async def models(self, shard: int, slots: Sequence[str]) -> dict[str, bytes]:
+        names = ["roster", *(f"model:{slot}" for slot in slots)]
+        try:
+            values: Any = await self._client.hmget(self._key(shard), names)
+        except RedisError as error:
+            raise _unavailable("read models", error) from error
+        return {name: value for name, value in zip(["roster", *slots], values, strict=True) if value is not None}
 
     async def status(self, shard: int) -> bytes | None:
         return await self._field(shard, "status")
@@ -74,8 +84,41 @@ class RedisModelStore:
         except RedisError as error:
             raise _unavailable(f"read {name}", error) from error
 
+    async def request(self, shard: int, command_id: str, command: bytes) -> None:
+        try:
+            await self._client.hsetnx(self._key(shard, "commands"), command_id, command)
+        except RedisError as error:
+            raise _unavailable("request", error) from error
+
+    async def commands(self, shard: int) -> dict[str, bytes]:
+        return await self._hash(shard, "commands")
+
+    async def report_latency(self, shard: int, worker: str, report: bytes) -> None:
+        key = self._key(shard, "latencies")
+        try:
+            async with self._client.pipeline(transaction=True) as pipe:
+                pipe.hset(key, worker, report)
+                pipe.pexpire(key, LATENCY_MS)
+                await pipe.execute()
+        except RedisError as error:
+            raise _unavailable("report latency", error) from error
+
+    async def latencies(self, shard: int) -> dict[str, bytes]:
+        return await self._hash(shard, "latencies")
+
+    async def _hash(self, shard: int, role: str) -> dict[str, bytes]:
+        try:
+            stored: Any = await self._client.hgetall(self._key(shard, role))
+        except RedisError as error:
+            raise _unavailable(f"read {role}", error) from error
+        return {name.decode(): value for name, value in stored.items()}
+
     async def close(self) -> None:
         await self._client.aclose()
+
+
+def _models_of(fields: Mapping[bytes, bytes]) -> dict[str, bytes]:
+    return {name.removeprefix(MODEL).decode(): value for name, value in fields.items() if name.startswith(MODEL)}
 
 
 class RedisControl:

@@ -117,7 +117,7 @@ class _Replay:
             self._pipeline.name,
             self._pipeline.task,
             self._counts(),
-            msgspec.json.decode(self._learner.snapshot()[1]),
+            msgspec.json.decode(self._learner.snapshot().status),
             self._drifts,
             self._key_figure,
             self._course,

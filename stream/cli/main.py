@@ -21,6 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stream import entity
 from stream.adapters.file_pipelines import LoadedPipeline, load_pipeline
 from stream.adapters.kafka_topics import KafkaTopics
+from stream.cli import releases
+from stream.cli.arguments import Directory, PipelineFile
 from stream.cli.producing import follow, read_drifts
 from stream.cli.producing import produce as send
 from stream.cli.showing import drift_text, prediction_line, read_status, replay_view, status_view
@@ -35,9 +37,6 @@ __all__ = ["app", "run"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 console = Console()
 errors = Console(stderr=True)
-
-PipelineFile = Annotated[Path, typer.Argument(help="the Python file that defines the pipeline")]
-Directory = Annotated[Path, typer.Option("--directory", help="where the local stack keeps its data")]
 
 # Of a source of records, for `produce` and `replay`.
 LabelDelay = Annotated[str, typer.Option(help="labels come so much event time after their events")]
@@ -425,3 +424,6 @@ def demo(
     from stream.cli.running import demo as run_demo
 
     run_demo(data, events, rate, directory, console)
+
+
+releases.register(app, console)

@@ -96,7 +96,7 @@ def run_up(pipeline_file: Path, score: int, directory: Path, console: Console) -
 
 
 def _exports() -> str:
-    names = ("DRIFTLOOP_BROKERS", "DRIFTLOOP_REDIS_URL", "DRIFTLOOP_SIGNING_KEY")
+    names = ("DRIFTLOOP_BROKERS", "DRIFTLOOP_REDIS_URL", "DRIFTLOOP_SIGNING_KEY", "DRIFTLOOP_ARTIFACT_URL")
     return "".join(f"export {name}={os.environ[name]}\n" for name in names)
 
 

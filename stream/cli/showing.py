@@ -110,6 +110,8 @@ def figure(value: Any) -> str:
     """A number for people; a dash for what is not defined yet."""
     if value is None:
         return "–"
+    if isinstance(value, str | bool):
+        return str(value).lower() if isinstance(value, bool) else value
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 

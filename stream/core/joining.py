@@ -127,22 +127,37 @@ class Joiner:
         previous: LabelValue | None = None,
     ) -> Example:
         self._meta.example_sequence += 1
+        served = {
+            CHAMPION: Served(
+                remembered.version,
+                remembered.prediction,
+                remembered.probabilities,
+                remembered.score,
+                remembered.persistence,
+                remembered.prior,
+                remembered.prior_probabilities,
+            )
+        }
+        slot, beside = CHAMPION, remembered.beside
+        if beside is not None:
+            served[beside.slot] = Served(
+                beside.version,
+                beside.prediction,
+                beside.probabilities,
+                beside.score,
+                remembered.persistence,
+                remembered.prior,
+                remembered.prior_probabilities,
+                beside.failed,
+            )
+            if beside.answers:
+                slot = beside.slot
         return Example(
             event_id=event_id,
             entity_id=remembered.entity_id,
             occurred_at_ms=remembered.occurred_at_ms,
             features=dict(zip(self._names, remembered.features, strict=True)),
-            served={
-                CHAMPION: Served(
-                    remembered.version,
-                    remembered.prediction,
-                    remembered.probabilities,
-                    remembered.score,
-                    remembered.persistence,
-                    remembered.prior,
-                    remembered.prior_probabilities,
-                )
-            },
+            served=served,
             label=label,
             label_source=source,
             labelled_at_ms=labelled_at_ms,
@@ -152,6 +167,7 @@ class Joiner:
             event_source=Source(self._topic + "events", self._partition, remembered.offset),
             label_source_position=position,
             previous_label=previous,
+            slot=slot,
         )
 
     # -- a label before its event -----------------------------------------------------------------------------------

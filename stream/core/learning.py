@@ -1,39 +1,35 @@
-"""The learn stage as a pure step: examples in, a better model and honest figures out.
+"""The learn stage as a pure step: examples in, better models and honest figures out.
 
-Each example is first judged (what was served, beside what two baselines knew at that moment), then learned. The state
-after an example depends only on the examples before it, so a crash replays from the last snapshot to the same model.
+Each example is first judged (what was served, beside what two baselines knew at that moment), then learned by every slot.
+The state after an example depends only on the examples before it, and on the commands between them, so a crash replays from
+the last snapshot to the same models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from stream.core.accelerating import compile_learner
 from stream.core.digest import state_digest
 from stream.core.drifting import DriftWatch, segment_values, told_apart
 from stream.core.evaluating import Baselines, Evaluation
-from stream.core.guarding import TreeBound, first_not_finite
-from stream.core.lean_pickle import dump_model, load_model
+from stream.core.examples import LEARNED, ExampleParser, Follower, Pupil
+from stream.core.lean_pickle import load_model
+from stream.core.model_bases import ModelBase
 from stream.core.records import Record
 from stream.core.scoring import dead_letter
+from stream.core.slots import CHAMPION, Command, Slots, SlotsState
 from stream.core.snapshot import Sealed, SnapshotHeader, seal, unseal
 from stream.errors import DriftloopError, RecordRejected, SnapshotRefused, UpdateRefused
 from stream.messages import Example, LabelValue, Served
-from stream.pipeline import Pipeline, label_fits
-from stream.ports import Outgoing
+from stream.pipeline import Pipeline
+from stream.ports import LearnerSnapshot, Outgoing
 
-__all__ = ["LearnState", "LearnStep", "Serving", "base_of"]
+__all__ = ["LearnState", "LearnStep", "Serving", "open_for_serving"]
 
-LEARNED = frozenset(("on_time", "early", "default"))
-BOUND_EVERY = 100  # examples between two looks at the size of the trees
-CHAMPION = "champion"
-GOOD_EVERY = 5_000  # examples after which a model is known to be good, if no snapshot came before
 SEGMENT_WINDOW = 200  # labels in the sliding window of a segment: every snapshot carries it
-
-_decode_example = msgspec.json.Decoder(Example).decode
 
 
 class Serving(msgspec.Struct, frozen=True):
@@ -46,7 +42,7 @@ class Serving(msgspec.Struct, frozen=True):
 
 
 class LearnState(msgspec.Struct):
-    """Everything beside the model that a snapshot carries."""
+    """Everything beside the models that a champion's snapshot carries."""
 
     serving: Serving
     evaluation: bytes
@@ -55,60 +51,62 @@ class LearnState(msgspec.Struct):
     counts: dict[str, int]
     segments: dict[str, dict[str, bytes]] = {}  # segment -> value -> evaluation
     drift: bytes = b""
+    start: int = 0  # offset at which the champion's base begins
+    learned: int = 0
+    slots: SlotsState = msgspec.field(default_factory=SlotsState)
 
 
-def base_of(model: Any) -> str:
-    """The name of a base model: its content, 8 hex digits of its state digest."""
-    return state_digest(model)[:8]
+class SlotState(msgspec.Struct):
+    """What the snapshot of another slot carries beside its model."""
+
+    start: int
+    learned: int
 
 
 class LearnStep:
-    """The state of one model shard and the step over its examples."""
+    """The state of one model shard and the step over its examples.
+
+    Args:
+        start: offset of the first example that the pipeline's fresh model learns.
+        window: labels in the sliding window of the figures.
+    """
 
     def __init__(
         self, pipeline: Pipeline, *, shard: int, keys: Sequence[bytes], configuration: str, window: int = 1_000,
-        extra_allowed: frozenset[str] = frozenset(),
+        extra_allowed: frozenset[str] = frozenset(), start: int = 0,
     ) -> None:  # fmt: skip
         self._pipeline = pipeline
         self._shard = shard
         self._keys = list(keys)
         self._configuration = configuration
-        self._names = pipeline.feature_names
         self._extra_allowed = extra_allowed
+        self._parse = ExampleParser(pipeline).parse
         self._evaluation = Evaluation(pipeline.task, window, pipeline.alert_share)
         self._segments: dict[str, dict[str, Evaluation]] = {name: {} for name in pipeline.segments}
         self._drift = DriftWatch(pipeline, shard)
         self._baselines = Baselines(pipeline.task)
         self._high_water: dict[int, int] = {}
         self.counts: dict[str, int] = {}
-        self.offset = 0  # of the next example
-        model = pipeline.build()
-        self.base = base_of(model)
-        self._good = dump_model(model)
-        self._use(load_model(self._good, extra_allowed=extra_allowed))
-        self._since_good: list[Record] = []
-
-    def _use(self, model: Any) -> None:
-        self._model = model
-        self._learner = compile_learner(model, self._pipeline.task)
-        self._bound = TreeBound(model, self._pipeline.limits.tree_leaves_max)
+        self.offset = start  # of the next example
+        self.first = ModelBase(pipeline=pipeline.name, shard=shard, offset=start, model=pipeline.build())
+        self.slots = Slots(pipeline, shard, Pupil.of(pipeline, self.first, extra_allowed))
 
     @property
     def model(self) -> Any:
-        self._learner.sync()
-        return self._model
+        return self.slots.champion.model
+
+    @property
+    def base(self) -> str:
+        return self.slots.champion.base
 
     @property
     def version(self) -> str:
         return f"{self.base}@{self.offset}"
 
-    def restore(self, data: bytes) -> None:
-        """Go on from a snapshot. Raises SnapshotRefused."""
-        sealed = unseal(data, self._keys)
-        header = sealed.header
-        _check_origin(header, self._pipeline.name, self._shard, self._configuration)
-        self._use(load_model(sealed.model, extra_allowed=self._extra_allowed))
-        state = _state_of(sealed)
+    def restore(self, snapshots: Mapping[str, bytes]) -> None:
+        """Go on from the slots' snapshots. Raises SnapshotRefused."""
+        sealed = self._unseal(snapshots[CHAMPION])
+        state = msgspec.msgpack.decode(sealed.state, type=LearnState)
         share = self._pipeline.alert_share
         self._evaluation = Evaluation.from_state(state.evaluation, share)
         self._segments = {
@@ -121,8 +119,33 @@ class LearnStep:
         self._baselines = Baselines.from_state(state.baselines)
         self._high_water = state.high_water
         self.counts = state.counts
-        self.base, self.offset = header.base, header.offset
-        self._keep(sealed.model)
+        self.offset = sealed.header.offset
+        self.slots = Slots(self._pipeline, self._shard, self._pupil(sealed, state.start, state.learned))
+        self.slots.state = state.slots
+        for slot, data in snapshots.items():
+            if slot != CHAMPION:
+                other = self._unseal(data)
+                its = msgspec.msgpack.decode(other.state, type=SlotState)
+                if other.header.offset != self.offset:
+                    raise SnapshotRefused(
+                        "snapshot_damaged", f"{slot} has learned up to {other.header.offset}, not {self.offset}"
+                    )
+                self.slots.pupils[slot] = self._pupil(other, its.start, its.learned)
+
+    def _unseal(self, data: bytes) -> Sealed:
+        sealed = unseal(data, self._keys)
+        _check_origin(sealed.header, self._pipeline.name, self._shard, self._configuration)
+        return sealed
+
+    def _pupil(self, sealed: Sealed, start: int, learned: int) -> Pupil:
+        return Pupil(
+            self._pipeline,
+            sealed.model,
+            base=sealed.header.base,
+            start=start,
+            learned=learned,
+            extra_allowed=self._extra_allowed,
+        )
 
     # -- the step --------------------------------------------------------------------------------------------------
 
@@ -130,30 +153,14 @@ class LearnStep:
         """Judge and learn; returns drifts and dead letters, the same for the same records."""
         out: list[Outgoing] = []
         for record in records:
+            self.offset = record.offset + 1
             try:
                 self._example(self._parse(record), record, out)
             except RecordRejected as rejected:
                 self._count("dead_letters")
                 self._count(f"dead_letters.{rejected.code}")
                 out.append(dead_letter(record, rejected, "learn", self._pipeline.name))
-            self.offset = record.offset + 1
         return out
-
-    def _parse(self, record: Record) -> Example:
-        if not record.value:
-            raise RecordRejected("value_empty", "the record has no value")
-        try:
-            example = _decode_example(record.value)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise RecordRejected("example_invalid", "not an example as schemas/examples.json describes it") from None
-        if not label_fits(self._pipeline.task, example.label):
-            raise RecordRejected("label_type", f"the label does not fit the task {self._pipeline.task!r}")
-        served = example.served.get(CHAMPION)
-        if served is not None and not _fits(self._pipeline.task, served):
-            raise RecordRejected("label_type", f"what was served does not fit the task {self._pipeline.task!r}")
-        if tuple(example.features) != self._names:
-            raise RecordRejected("features_differ", "the example's features are not those that the pipeline declares")
-        return example
 
     def _example(self, example: Example, record: Record, out: list[Outgoing]) -> None:
         seen = self._high_water.get(example.partition, 0)
@@ -166,22 +173,22 @@ class LearnStep:
         self._count(example.timing)
         if example.timing not in LEARNED:
             return
-        served = example.served.get(CHAMPION)
+        served = example.served.get(example.slot)
         if served is not None:
             self._evaluation.update(example.label, served)
             if self._segments:
                 self._judge_segments(example, served)
-            drift = self._drift.update(example, served, record.offset, record.timestamp_ms)
+        champion = example.served.get(CHAMPION)
+        if champion is not None:
+            drift = self._drift.update(example, champion, record.offset, record.timestamp_ms)
             if drift is not None:
                 self._count("drifts")
                 key = self._pipeline.name.encode()
                 out.append(Outgoing("drifts", 0, key, msgspec.json.encode(drift), record.timestamp_ms))
         self._baselines.update(example.label)
-        self._since_good.append(record)
-        self._learn(example)
-        if len(self._since_good) >= GOOD_EVERY:
-            self._mend()
-            self._keep(dump_model(self.model))
+        if self.slots.state.trial is not None:
+            self.slots.judge(example, self.offset, record.timestamp_ms)
+        self._learn_all(example)
 
     def _judge_segments(self, example: Example, served: Served) -> None:
         for segment, value in segment_values(self._pipeline.segments, example.features):
@@ -191,9 +198,22 @@ class LearnStep:
                 judged[value] = Evaluation(self._pipeline.task, SEGMENT_WINDOW, self._pipeline.alert_share)
             judged[value].update(example.label, served)
 
+    def _learn_all(self, example: Example) -> None:
+        if len(self.slots.pupils) > 1:
+            for slot, pupil in self.slots.others():
+                try:
+                    pupil.learn(example)
+                except Exception as error:  # noqa: BLE001 - it must not disturb the champion; the judge sees its answers
+                    refused = "updates_refused" if isinstance(error, UpdateRefused) else "learn_failed"
+                    self._count(f"{slot}.{refused}")
+                pupil.tidy()
+        self._learn(example)
+
     def _learn(self, example: Example) -> None:
+        champion = self.slots.champion
         try:
-            self._learner.learn(example.features, example.label)
+            if champion.learn(example):
+                self._count("growth_stopped")
         except UpdateRefused:
             self._count("updates_refused")
             return
@@ -201,27 +221,49 @@ class LearnStep:
             raise RecordRejected(
                 "learn_failed", f"the model raised {type(error).__name__} while learning this example"
             ) from error
-        learned = self._count("learned")
-        if learned % BOUND_EVERY == 0 and self._bound.enforce():
-            self._count("growth_stopped")
+        self._count("learned")
+        self._refuse(champion.tidy())
+
+    def _refuse(self, count: int) -> None:
+        """So many examples were learned and had to be unlearned."""
+        if count:
+            self.counts["updates_refused"] = self.counts.get("updates_refused", 0) + count
+            self.counts["learned"] -= count
 
     def _count(self, name: str) -> int:
         self.counts[name] = value = self.counts.get(name, 0) + 1
         return value
 
+    # -- candidates ------------------------------------------------------------------------------------------------
+
+    def follower(self, base: ModelBase) -> Follower:
+        """A candidate that catches up; hand it to `command` once its offset is this step's."""
+        return Follower(self._pipeline, base, self._extra_allowed)
+
+    def command(self, command: Command, candidate: Follower | None = None) -> None:
+        """Carry out a command between two examples."""
+        if candidate is not None and (candidate.offset, candidate.high_water) != (self.offset, self._high_water):
+            raise DriftloopError(
+                f"the candidate has caught up to {candidate.version}, the live model is {self.version}"
+            )
+        self.slots.command(command, self.offset, candidate.pupil if candidate is not None else None)
+
     # -- snapshots -------------------------------------------------------------------------------------------------
 
-    def snapshot(self) -> tuple[bytes, bytes]:
-        """The signed snapshot and the status (JSON) that goes with it."""
-        self._mend()
-        model = dump_model(self.model)
-        if len(model) > self._pipeline.limits.snapshot_bytes_max:
+    def snapshot(self) -> LearnerSnapshot:
+        """Signed snapshots of every slot, and the status (JSON) that goes with them."""
+        self._refuse(self.slots.champion.mend())
+        for _, pupil in self.slots.others():
+            pupil.mend()
+        models = {slot: pupil.dump() for slot, pupil in self.slots.pupils.items()}
+        size = sum(map(len, models.values()))
+        if len(models[CHAMPION]) > self._pipeline.limits.snapshot_bytes_max:
             raise DriftloopError(
-                f"the model has grown to {len(model)} bytes, limits.snapshot_bytes_max is "
+                f"the model has grown to {len(models[CHAMPION])} bytes, limits.snapshot_bytes_max is "
                 f"{self._pipeline.limits.snapshot_bytes_max}: bound the model, or raise the limit"
             )
-        self._keep(model)
-        digest = state_digest(self._model)
+        champion = self.slots.champion
+        digest = state_digest(champion.model)
         state = LearnState(
             self.serving(),
             self._evaluation.to_state(),
@@ -230,39 +272,28 @@ class LearnStep:
             self.counts,
             {name: {value: its.to_state() for value, its in judged.items()} for name, judged in self._segments.items()},
             self._drift.to_state(),
+            champion.start,
+            champion.learned,
+            self.slots.state,
         )
+        sealed = {CHAMPION: self._seal(champion, models[CHAMPION], digest, msgspec.msgpack.encode(state))}
+        for slot, pupil in self.slots.others():
+            its = msgspec.msgpack.encode(SlotState(pupil.start, pupil.learned))
+            sealed[slot] = self._seal(pupil, models[slot], state_digest(pupil.model), its)
+        self.slots.changed = False
+        roster = msgspec.json.encode(self.slots.roster(self.offset))
+        return LearnerSnapshot(self.offset, roster, sealed, self._status(digest, size))
+
+    def _seal(self, pupil: Pupil, model: bytes, digest: str, state: bytes) -> bytes:
         header = SnapshotHeader(
             pipeline=self._pipeline.name,
-            base=self.base,
+            base=pupil.base,
             offset=self.offset,
             shard=self._shard,
             configuration=self._configuration,
             digest=digest,
         )
-        sealed = seal(header, model, msgspec.msgpack.encode(state), self._keys[0])
-        return sealed, self._status(digest, len(model))
-
-    def _keep(self, good: bytes) -> None:
-        """All weights of this model are finite: should they not be later, learning starts again from here."""
-        self._good, self._since_good = good, []
-
-    def _mend(self) -> None:
-        """A weight that is not finite: go back to the last good model and refuse the examples that break it."""
-        if first_not_finite(self.model) is None:
-            return
-        self._use(load_model(self._good, extra_allowed=self._extra_allowed))
-        for example in map(self._parse, self._since_good):
-            before = dump_model(self.model)
-            try:
-                self._learner.learn(example.features, example.label)
-                learned = True
-            except Exception:  # noqa: BLE001 - one that failed the first time fails again, and was counted then
-                learned = False
-            if first_not_finite(self.model) is not None:
-                self._use(load_model(before, extra_allowed=self._extra_allowed))
-                if learned:
-                    self._count("updates_refused")
-                    self.counts["learned"] -= 1
+        return seal(header, model, state, self._keys[0])
 
     def figures(self) -> dict[str, Any]:
         """How good the served predictions were, overall and in the sliding window."""
@@ -291,17 +322,9 @@ class LearnStep:
                     for name, judged in self._segments.items()
                 },
                 "drift": self._drift.report(),
+                **self.slots.report(self.offset),
             }
         )
-
-
-def _fits(task: Any, served: Served) -> bool:
-    values = (served.prediction, served.persistence, served.prior)
-    return all(value is None or label_fits(task, value) for value in values)
-
-
-def _state_of(sealed: Sealed) -> LearnState:
-    return msgspec.msgpack.decode(sealed.state, type=LearnState)
 
 
 def _check_origin(header: SnapshotHeader, pipeline: str, shard: int, configuration: str) -> None:
@@ -324,8 +347,21 @@ def open_for_serving(
     shard: int,
     configuration: str,
     extra_allowed: frozenset[str] = frozenset(),
-) -> tuple[SnapshotHeader, Any, Serving]:
-    """What a scorer takes from a snapshot: header, model, and what the baselines knew. Raises SnapshotRefused."""
+) -> tuple[SnapshotHeader, Any, Serving | None]:
+    """What a scorer takes from a snapshot: header, model, and, of a champion, what the baselines knew.
+
+    Raises SnapshotRefused.
+    """
     sealed = unseal(data, list(keys))
     _check_origin(sealed.header, pipeline, shard, configuration)
-    return sealed.header, load_model(sealed.model, extra_allowed=extra_allowed), _state_of(sealed).serving
+    model = load_model(sealed.model, extra_allowed=extra_allowed)
+    return sealed.header, model, _serving(sealed.state)
+
+
+class _ServingOnly(msgspec.Struct):
+    serving: Serving | None = None
+
+
+def _serving(state: bytes) -> Serving | None:
+    """The rest of the state is not looked at."""
+    return msgspec.msgpack.decode(state, type=_ServingOnly).serving

@@ -16,8 +16,9 @@ from stream.core.digest import state_digest
 from stream.core.lean_pickle import dump_model, load_model
 from stream.core.snapshot import SnapshotHeader, seal, unseal
 from stream.errors import SnapshotRefused
+from stream.pipeline import Pipeline
 
-__all__ = ["ModelBase", "base_name", "open_base", "seal_base"]
+__all__ = ["ModelBase", "base_name", "configuration_of", "open_base", "seal_base"]
 
 
 class ModelBase(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,3 +106,8 @@ def open_base(
     if base.name != header.base:
         raise SnapshotRefused("snapshot_damaged", f"it says {header.base} and holds {base.name}")
     return base
+
+
+def configuration_of(pipeline: Pipeline) -> str:
+    """The fingerprint of what a pipeline file means; a base of another one cannot be released."""
+    return pipeline.fingerprint(state_digest(pipeline.build()))

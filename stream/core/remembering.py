@@ -16,7 +16,7 @@ import msgspec
 from stream.messages import LabelValue
 from stream.ports import Due
 
-__all__ = ["NEVER_MS", "Agenda", "Meta", "Remembered", "decode_remembered", "encode_remembered"]
+__all__ = ["NEVER_MS", "Agenda", "Beside", "Meta", "Remembered", "decode_remembered", "encode_remembered"]
 
 
 NEVER_MS = 1 << 62
@@ -30,6 +30,18 @@ class Meta(msgspec.Struct):
     example_sequence: int = 0
     chunk_sequence: int = 0
     counts: dict[str, int] = {}
+
+
+class Beside(msgspec.Struct, array_like=True, gc=False):
+    """What the model beside the champion answered."""
+
+    slot: str
+    version: str
+    prediction: LabelValue | None = None
+    probabilities: dict[str, float] | None = None
+    score: float | None = None
+    failed: bool = False
+    answers: bool = False  # the user was given this answer, not the champion's
 
 
 class Remembered(msgspec.Struct, array_like=True, gc=False):
@@ -48,6 +60,7 @@ class Remembered(msgspec.Struct, array_like=True, gc=False):
     prior_probabilities: dict[str, float] | None
     label: LabelValue | None = None  # the first label, which wins
     labelled_by_default: bool = False
+    beside: Beside | None = None
 
 
 encode_remembered = msgspec.msgpack.Encoder().encode

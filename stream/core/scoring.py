@@ -9,25 +9,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import msgspec
 
 from stream.core.explaining import Answer
 from stream.core.features import EntityFeatures
 from stream.core.guarding import winsorise
-from stream.core.joining import Joiner
+from stream.core.joining import CHAMPION, Joiner
 from stream.core.records import EventParser, LabelParser, ParsedEvent, Record
-from stream.core.remembering import Agenda, Meta, Remembered, decode_remembered, encode_remembered
+from stream.core.remembering import Agenda, Beside, Meta, Remembered, decode_remembered, encode_remembered
 from stream.errors import RecordRejected
 from stream.messages import DeadLetter, Example, Label, LabelValue, ModelRef, Prediction, Source
 from stream.pipeline import Pipeline
 from stream.ports import Acquired, Commit, Due, Fetched, Outgoing
 
-__all__ = ["Batch", "LiveModel", "Needs", "ScoreStep"]
+__all__ = ["Batch", "BesideModel", "LiveModel", "Needs", "ScoreStep"]
 
 ERROR_HEADER = "driftloop.error."
 AGENDA_SLICES = 64  # the agenda is read in slices of the waiting time ...
 AGENDA_SLICE_MAX_MS = 60_000  # ... and never further ahead, so that memory does not grow with the waiting time
+
+
+class BesideModel(NamedTuple):
+    """The model that is scored beside the champion, and the share of entities that it answers."""
+
+    ref: ModelRef
+    scorer: Callable[[dict[str, Any]], Answer]
+    share: float = 0.0
+
+    def answers(self, entity_id: str) -> bool:
+        """The same entities throughout a trial, others in the next; a growing share keeps those it has."""
+        if not self.share:
+            return False
+        base = self.ref.version.partition("@")[0]
+        return crc32(f"{base}/{entity_id}".encode()) < self.share * 4_294_967_296
 
 
 class LiveModel(NamedTuple):
@@ -39,6 +55,7 @@ class LiveModel(NamedTuple):
     prior: LabelValue | None = None
     prior_probabilities: dict[str, float] | None = None
     half_width: float | None = None  # of the 90 % interval of a regression's error
+    beside: BesideModel | None = None
 
 
 class Needs(NamedTuple):
@@ -186,18 +203,22 @@ class ScoreStep:
             raise RecordRejected(
                 "model_failed", f"the model {model.ref.version} raised {_where(error)} for this event"
             ) from error
-        probabilities = answer.probabilities
+        beside, given, ref = None, answer, model.ref
+        if model.beside is not None:
+            beside, other = _beside(model.beside, event.entity_id, x)
+            if beside.answers and other is not None:
+                given, ref = other, model.beside.ref
         prediction = Prediction(
             event_id=event_id,
-            prediction=answer.prediction,
-            probabilities=probabilities,
-            score=answer.score,
-            uncertainty=_uncertainty(probabilities, model.half_width),
-            model=model.ref,
+            prediction=given.prediction,
+            probabilities=given.probabilities,
+            score=given.score,
+            uncertainty=_uncertainty(given.probabilities, model.half_width),
+            model=ref,
             source=Source(self._events_topic, record.partition, record.offset),
             occurred_at_ms=occurred_at_ms,
             scored_at_ms=record.timestamp_ms,
-            explanation=answer.explanation,
+            explanation=given.explanation,
             clipped=clipped,
         )
         self._answer(record, prediction)
@@ -208,11 +229,12 @@ class ScoreStep:
             list(x.values()),
             model.ref.version,
             answer.prediction,
-            probabilities,
+            answer.probabilities,
             answer.score,
             model.persistence,
             model.prior,
             model.prior_probabilities,
+            beside=beside,
         )
         self._known[event_id] = remembered
         self._changed[event_id] = None
@@ -245,13 +267,17 @@ class ScoreStep:
     def _repeat(self, record: Record, event: ParsedEvent, first: Remembered) -> None:
         """The same event_id again: the first answer again, and nothing is counted or learned twice."""
         self._count("duplicate_events")
+        given: Remembered | Beside = first
+        slot = CHAMPION
+        if first.beside is not None and first.beside.answers:
+            given, slot = first.beside, first.beside.slot
         prediction = Prediction(
             event_id=event.event_id,
-            prediction=first.prediction,
-            probabilities=first.probabilities,
-            score=first.score,
-            uncertainty=_uncertainty(first.probabilities, None),
-            model=ModelRef(self._pipeline.name, first.version),
+            prediction=given.prediction,
+            probabilities=given.probabilities,
+            score=given.score,
+            uncertainty=_uncertainty(given.probabilities, None),
+            model=ModelRef(self._pipeline.name, given.version, slot),
             source=Source(self._events_topic, record.partition, record.offset),
             occurred_at_ms=first.occurred_at_ms,
             scored_at_ms=record.timestamp_ms,
@@ -381,6 +407,18 @@ def dead_letter(record: Record, rejected: RecordRejected, stage: str, prefix: st
     headers = list(record.headers or [])
     headers += [(ERROR_HEADER + f, str(getattr(letter, f)).encode()) for f in letter.__struct_fields__]
     return Outgoing("dead_letters", record.partition, record.key, record.value, record.timestamp_ms, headers)
+
+
+def _beside(model: BesideModel, entity_id: str, x: dict[str, Any]) -> tuple[Beside, Answer | None]:
+    """What the other model says, to be remembered, and its answer. Whatever it does, the champion's answer stands."""
+    slot, version = model.ref.slot, model.ref.version
+    try:
+        answer = model.scorer(dict(x))
+        _encode_json(answer)
+    except Exception:  # noqa: BLE001 - counted against it by the judge
+        return Beside(slot, version, failed=True), None
+    answers = model.answers(entity_id)
+    return Beside(slot, version, answer.prediction, answer.probabilities, answer.score, False, answers), answer
 
 
 def _where(error: Exception) -> str:

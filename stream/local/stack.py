@@ -106,6 +106,7 @@ class Stack:
             "DRIFTLOOP_BROKERS": self.brokers,
             "DRIFTLOOP_REDIS_URL": self.redis_url,
             "DRIFTLOOP_SIGNING_KEY": self.signing_key(),
+            "DRIFTLOOP_ARTIFACT_URL": str((self.directory / "artifacts").resolve()),
             "PYTHONHASHSEED": "0",
             **more,
         }

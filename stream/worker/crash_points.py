@@ -24,6 +24,9 @@ POINTS = (
     "learn.after_publish",
     "learn.before_commit",
     "learn.after_commit",
+    "learn.in_catch_up",
+    "learn.before_release",
+    "learn.after_release",
 )
 
 

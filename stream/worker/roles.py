@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 from faust.types import TP
 
 from stream.adapters.kafka_topics import KafkaTopics
-from stream.core.explaining import compile_scorer
-from stream.core.learning import LearnStep, open_for_serving
+from stream.core.explaining import Scorer, compile_scorer
+from stream.core.learning import LearnStep, Serving, open_for_serving
+from stream.core.model_bases import seal_base
 from stream.core.records import Record
-from stream.core.scoring import LiveModel
+from stream.core.scoring import BesideModel, LiveModel
+from stream.core.slots import CHAMPION, Roster
+from stream.core.snapshot import SnapshotHeader
 from stream.errors import DriftloopError, Fenced, StartupRefused
 from stream.messages import ModelRef
 from stream.pipeline import Pipeline
-from stream.ports import ModelStore, Publisher, StateStore
+from stream.ports import BaseStore, ModelStore, Publisher, StateStore
 from stream.settings import Settings
 from stream.topics import TopicNames
 from stream.worker.crash_points import CrashPoints
 from stream.worker.learn import LearnShard
 from stream.worker.owner import Owner, retrying
+from stream.worker.releasing import Desk, ReadExamples
 from stream.worker.score import ScorePartition
+from stream.worker.stopwatch import Stopwatch
 
 __all__ = ["LearnRole", "ScoreRole"]
 
@@ -233,11 +241,14 @@ class ScoreRole(_Role):
         super().__init__(pipeline, settings, kafka, publisher, models, configuration, extra_allowed)
         self._store = store
         self._live: LiveModel | None = None
+        self._roster: bytes | None = None
+        self._stopwatch = Stopwatch()
 
     async def start(self, app: Any) -> None:
         await self._first_model()
         await super().start(app)
         self._background.append(asyncio.create_task(self._follow_model()))
+        self._background.append(asyncio.create_task(self._report_latencies()))
 
     async def close(self) -> None:
         await super().close()
@@ -269,14 +280,41 @@ class ScoreRole(_Role):
                 await asyncio.sleep(1.0)
 
     async def _refresh(self) -> None:
-        version = await retrying(lambda: self._models.version(0), "model version")
-        if version is None or (self._live is not None and self._live.ref.version == version):
+        data = await retrying(lambda: self._models.roster(0), "roster")
+        if data is None or data == self._roster:
             return
-        data = await retrying(lambda: self._models.snapshot(0), "model snapshot")
-        if data is not None:
-            self._live = await asyncio.to_thread(self._ready, data)
+        beside = msgspec.json.decode(data, type=Roster).beside
+        slots = [CHAMPION, *([beside.slot] if beside is not None else [])]
+        found = await retrying(lambda: self._models.models(0, slots), "models")
+        if CHAMPION in found:
+            self._live = await asyncio.to_thread(self._ready, found)
+            self._roster = found["roster"]
 
-    def _ready(self, data: bytes) -> LiveModel:
+    def _ready(self, found: Mapping[str, bytes]) -> LiveModel:
+        """The models of one moment, made ready to score."""
+        beside = msgspec.json.decode(found["roster"], type=Roster).beside
+        header, scorer, serving = self._scorer(found[CHAMPION], watched=beside is not None)
+        assert serving is not None
+        live = LiveModel(
+            ModelRef(self._pipeline.name, header.version),
+            scorer,
+            serving.persistence,
+            serving.prior,
+            serving.prior_probabilities,
+            serving.half_width,
+        )
+        if beside is None or beside.slot not in found:
+            return live
+        try:
+            header, scorer, _ = self._scorer(found[beside.slot], watched=True)
+        except DriftloopError as error:  # it is not scored, and the judge gets no labels of it: it stays where it is
+            log.error("the %s was refused: %s", beside.slot, error, extra={"code": "model_refused"})
+            return live
+        ref = ModelRef(self._pipeline.name, header.version, beside.slot)
+        return live._replace(beside=BesideModel(ref, scorer, beside.share))
+
+    def _scorer(self, data: bytes, *, watched: bool) -> tuple[SnapshotHeader, Scorer, Serving | None]:
+        """`watched`: calls are timed, some of them."""
         pipeline = self._pipeline
         header, model, serving = open_for_serving(
             data,
@@ -289,14 +327,18 @@ class ScoreRole(_Role):
         scorer = compile_scorer(
             model, pipeline.task, explained_top=pipeline.explained_top, threshold=pipeline.threshold
         )
-        return LiveModel(
-            ModelRef(pipeline.name, header.version),
-            scorer,
-            serving.persistence,
-            serving.prior,
-            serving.prior_probabilities,
-            serving.half_width,
-        )
+        return header, self._stopwatch.watch(header.base, scorer) if watched else scorer, serving
+
+    async def _report_latencies(self) -> None:
+        """While two models run side by side, the learner wants to know how long they take."""
+        worker = f"{socket.gethostname()}-{os.getpid()}"
+        while True:
+            await asyncio.sleep(1.0)
+            if self._live is None or self._live.beside is None:
+                self._stopwatch.reset()
+                continue
+            report = msgspec.json.encode(self._stopwatch.spent)
+            await retrying(lambda report=report: self._models.report_latency(0, worker, report), "latencies")  # type: ignore[misc]
 
     def _model(self) -> LiveModel:
         assert self._live is not None
@@ -343,9 +385,13 @@ class LearnRole(_Role):
         configuration: str,
         extra_allowed: frozenset[str],
         examples_from: Mapping[int, int],
+        bases: BaseStore,
+        read: ReadExamples,
     ) -> None:
         super().__init__(pipeline, settings, kafka, publisher, models, configuration, extra_allowed)
         self._examples_from = examples_from
+        self._bases = bases
+        self._read = read
 
     async def _acquire(self, number: int) -> tuple[LearnShard, Mapping[str, int]]:
         step = LearnStep(
@@ -355,12 +401,29 @@ class LearnRole(_Role):
             configuration=self._configuration,
             window=self._settings.metrics_window,
             extra_allowed=self._extra_allowed,
+            start=self._examples_from.get(number, 0),
+        )
+        signing, configuration = self._settings.signing(), self._configuration
+        desk = Desk(
+            step,
+            number,
+            self._models,
+            self._bases,
+            self._read,
+            pipeline=self._pipeline.name,
+            keys=signing,
+            configuration=configuration,
+            extra_allowed=self._extra_allowed,
+            crash_point=self._crash_point,
         )
         owned = LearnShard(
             step,
             number,
             self._models,
             self._publisher,
+            bases=self._bases,
+            seal_first=lambda: seal_base(step.first, configuration=configuration, key=signing[0]),
+            desk=desk,
             interval_s=self._settings.snapshot_interval_ms / 1e3,
             batch_records_max=self._settings.batch_records_max,
             crash_point=self._crash_point,

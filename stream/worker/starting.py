@@ -9,12 +9,14 @@ from typing import NamedTuple
 import redis.asyncio as aioredis
 from redis.exceptions import RedisError
 
+from stream.adapters.artifact_files import ArtifactFiles
+from stream.adapters.kafka_examples import KafkaExamples
 from stream.adapters.kafka_publisher import KafkaPublisher
 from stream.adapters.kafka_topics import CheckedTopics, KafkaTopics
 from stream.adapters.redis_connections import redis_client
 from stream.adapters.redis_models import RedisControl, RedisModelStore, examples_from
 from stream.adapters.redis_state import RedisStateStore
-from stream.core.digest import state_digest
+from stream.core.model_bases import configuration_of
 from stream.errors import StartupRefused, Unavailable
 from stream.pipeline import Pipeline
 from stream.settings import Settings
@@ -70,7 +72,7 @@ async def claim(pipeline: Pipeline, settings: Settings, kafka: KafkaTopics, clie
     cluster = await asyncio.to_thread(kafka.check)
     for warning in cluster.warnings:
         log.warning("%s", warning, extra={"code": "topic_differs"})
-    configuration = pipeline.fingerprint(state_digest(pipeline.build()))
+    configuration = configuration_of(pipeline)
     wanted = {"configuration": configuration, "cluster": cluster.cluster_id}
     wanted |= {f"topic:{name}": found.topic_id for name, found in cluster.topics.items()}
     wanted["partitions"] = str(cluster.topics["events"].partitions)
@@ -120,6 +122,8 @@ async def create_worker(
         owner = ScoreRole(*shared, RedisStateStore(client, pipeline.name))
     else:
         await client.aclose()
-        owner = LearnRole(*shared, claimed.examples_from)
+        bases = ArtifactFiles(settings.artifact_url, pipeline.name)
+        read = KafkaExamples(settings.kafka(), names.examples).read
+        owner = LearnRole(*shared, claimed.examples_from, bases, read)
     topics = {topic: names[topic] for topic in owner.topics}
     return WorkerApp(f"{pipeline.name}-{role}", owner, topics, settings)

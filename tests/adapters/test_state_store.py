@@ -14,7 +14,7 @@ from stream.adapters.redis_connections import redis_client
 from stream.adapters.redis_models import RedisControl, RedisModelStore
 from stream.adapters.redis_state import RedisStateStore
 from stream.errors import Conflict, Fenced
-from stream.ports import Commit, Due, ModelStore, StateStore
+from stream.ports import Commit, Due, LearnerSnapshot, ModelStore, StateStore
 
 pytestmark = pytest.mark.integration
 
@@ -218,29 +218,70 @@ def test_a_large_commit_is_one_call(against: Any):
 # -- models and control --------------------------------------------------------------------------------------------------
 
 
+def learner_snapshot(offset: int, *slots: str) -> LearnerSnapshot:
+    models = {slot: f"{slot}@{offset}".encode() for slot in ("champion", *slots)}
+    return LearnerSnapshot(offset, b"r%d" % offset, models, b"{}")
+
+
 def test_a_model_store_fences_and_never_goes_back(against: Any):
     async def check(store: ModelStore) -> None:
-        assert await store.version(0) is None
-        assert await store.snapshot(0) is None
+        assert await store.roster(0) is None
+        assert await store.models(0, ["champion"]) == {}
         old = await store.acquire(0)
-        assert old.snapshot is None
-
-        async def commit(epoch: int, offset: int) -> None:
-            await store.commit(
-                0, epoch=epoch, version=f"b@{offset}", offset=offset, snapshot=b"s%d" % offset, status=b"{}"
-            )
-
-        await commit(old.epoch, 5)
+        assert old.models == {}
+        await store.commit(0, epoch=old.epoch, snapshot=learner_snapshot(5))
         new = await store.acquire(0)
-        assert new.snapshot == b"s5"
+        assert new.models == {"champion": b"champion@5"}
         with pytest.raises(Fenced):
-            await commit(old.epoch, 9)
+            await store.commit(0, epoch=old.epoch, snapshot=learner_snapshot(9))
         with pytest.raises(Conflict):
-            await commit(new.epoch, 4)
-        await commit(new.epoch, 5)
-        await commit(new.epoch, 8)
-        assert (await store.version(0), await store.snapshot(0), await store.status(0)) == ("b@8", b"s8", b"{}")
-        assert await store.version(1) is None
+            await store.commit(0, epoch=new.epoch, snapshot=learner_snapshot(4))
+        await store.commit(0, epoch=new.epoch, snapshot=learner_snapshot(5))
+        await store.commit(0, epoch=new.epoch, snapshot=learner_snapshot(8))
+        assert (await store.roster(0), await store.status(0)) == (b"r8", b"{}")
+        assert await store.roster(1) is None
+
+    against("models", check)
+
+
+def test_slots_and_roster_change_together_and_a_slot_that_is_gone_is_gone(against: Any):
+    async def check(store: ModelStore) -> None:
+        epoch = (await store.acquire(0)).epoch
+        await store.commit(0, epoch=epoch, snapshot=learner_snapshot(5, "challenger", "previous"))
+        assert await store.models(0, ["champion", "challenger"]) == {
+            "roster": b"r5", "champion": b"champion@5", "challenger": b"challenger@5"
+        }  # fmt: skip
+        await store.commit(0, epoch=epoch, snapshot=learner_snapshot(6, "previous"))
+        assert await store.models(0, ["champion", "challenger"]) == {"roster": b"r6", "champion": b"champion@6"}
+        assert (await store.acquire(0)).models == {"champion": b"champion@6", "previous": b"previous@6"}
+
+    against("models", check)
+
+
+def test_a_command_stays_until_a_snapshot_has_carried_it_out(against: Any):
+    async def check(store: ModelStore) -> None:
+        old = await store.acquire(0)
+        await store.request(0, "b", b"two")
+        await store.request(0, "a", b"one")
+        await store.request(0, "a", b"another")
+        assert await store.commands(0) == {"a": b"one", "b": b"two"}
+        new = await store.acquire(0)
+        with pytest.raises(Fenced):
+            await store.commit(0, epoch=old.epoch, snapshot=learner_snapshot(1), handled=["a"])
+        assert await store.commands(0) == {"a": b"one", "b": b"two"}
+        await store.commit(0, epoch=new.epoch, snapshot=learner_snapshot(1), handled=["a"])
+        assert await store.commands(0) == {"b": b"two"}
+
+    against("models", check)
+
+
+def test_latencies_are_kept_by_worker(against: Any):
+    async def check(store: ModelStore) -> None:
+        await store.report_latency(0, "w1", b"1")
+        await store.report_latency(0, "w2", b"2")
+        await store.report_latency(0, "w1", b"3")
+        assert await store.latencies(0) == {"w1": b"3", "w2": b"2"}
+        assert await store.latencies(1) == {}
 
     against("models", check)
 

@@ -54,7 +54,7 @@ def example(
 
 
 def report(step: LearnStep) -> dict[str, Any]:
-    return dict(msgspec.json.decode(step.snapshot()[1]))
+    return dict(msgspec.json.decode(step.snapshot().status))
 
 
 def test_learning_is_rivers_own():
@@ -99,11 +99,11 @@ for _ in range(20):
     records = [example(i, features={name: rng.gauss(0, 1) for name in NAMES}) for i in range(60)]
     one, other = step_of(pipeline_for(names)), step_of(pipeline_for(names))
     one.step(records[:20])
-    other.restore(one.snapshot()[0])
+    other.restore(one.snapshot().models)
     answers = []
     for step in one, other:
         step.step(records[20:])
-        model = open_for_serving(step.snapshot()[0], [KEY], pipeline="cards", shard=0, configuration="c")[1]
+        model = open_for_serving(step.snapshot().models["champion"], [KEY], pipeline="cards", shard=0, configuration="c")[1]
         scorer = compile_scorer(model, "binary", explained_top=3)
         answers.append([scorer({name: rng.gauss(0, 1) for name in NAMES}) for rng in [Random(2)] for _ in range(20)])
     print(answers[0] == answers[1] and state_digest(one.model) == state_digest(other.model))
@@ -169,7 +169,7 @@ def test_a_crash_and_a_replay_give_the_same_model(name: str):
     whole.step(records)
     first = step_of(pipeline)
     first.step(records[:130])
-    saved, _ = first.snapshot()
+    saved = first.snapshot().models
     first.step(records[130:170])  # learned, but never saved: the crash loses it
     second = step_of(pipeline)
     second.restore(saved)
@@ -206,7 +206,9 @@ def test_an_update_that_breaks_a_weight_is_refused_and_nothing_else_is_lost():
     status = report(step)
     assert status["counts"]["updates_refused"] >= 1
     assert status["counts"]["updates_refused"] + status["counts"]["learned"] == 10
-    _, model, _ = open_for_serving(step.snapshot()[0], [KEY], pipeline=step._pipeline.name, shard=0, configuration="c")
+    _, model, _ = open_for_serving(
+        step.snapshot().models["champion"], [KEY], pipeline=step._pipeline.name, shard=0, configuration="c"
+    )
     assert abs(model.predict_one({"amount": 0.0})) < 1e300
 
 
@@ -221,11 +223,11 @@ def test_when_a_good_model_is_put_aside_makes_no_difference(monkeypatch: pytest.
     ]
     found = []
     for every in (1, 3, 5_000):
-        monkeypatch.setattr("stream.core.learning.GOOD_EVERY", every)
+        monkeypatch.setattr("stream.core.examples.GOOD_EVERY", every)
         step = step_of(pipeline)
         step.step(stream)
         step.snapshot()
-        assert len(step._since_good) < every
+        assert len(step.slots.champion._since_good) < every
         found.append((state_digest(step.model), step.counts))
     assert found[0] == found[1] == found[2]
     assert found[0][1]["updates_refused"] > 0
@@ -279,7 +281,7 @@ def test_numbers_beyond_reason_end_nothing():
     assert step.counts["dead_letters.label_type"] == 20
     assert step.counts.get("learned", 0) >= 0
     restored = step_of(regression)
-    restored.restore(step.snapshot()[0])
+    restored.restore(step.snapshot().models)
     step = step_of()
     far = msgspec.json.decode(example(0).value or b"")
     records = [{**far, "sequence": 10**30}, {**far, "partition": 10**30}]
@@ -289,7 +291,7 @@ def test_numbers_beyond_reason_end_nothing():
 
 
 def test_a_snapshot_of_something_else_is_refused():
-    saved, _ = step_of().snapshot()
+    saved = step_of().snapshot().models
     with pytest.raises(SnapshotRefused, match="made with configuration c, this is d"):
         step_of(configuration="d").restore(saved)
     with pytest.raises(SnapshotRefused, match="belongs to 'cards'"):
@@ -329,7 +331,7 @@ def test_a_regression_says_how_wide_its_error_is():
     step = step_of(pipeline)
     step.step([example(i, label=float(i % 10), served=Served("b@0", 0.0)) for i in range(50)])
     _, _, serving = open_for_serving(
-        step.snapshot()[0], [KEY], pipeline=step._pipeline.name, shard=0, configuration="c"
+        step.snapshot().models["champion"], [KEY], pipeline=step._pipeline.name, shard=0, configuration="c"
     )
     assert serving.half_width == 9.0
     assert serving.persistence == 9.0
@@ -351,5 +353,5 @@ def test_an_example_with_other_features_is_a_dead_letter():
 def test_a_scorer_refuses_a_snapshot_of_something_else(other, code):
     wanted = {"pipeline": "cards", "shard": 0, "configuration": "c", **other}
     with pytest.raises(SnapshotRefused) as caught:
-        open_for_serving(step_of().snapshot()[0], [KEY], **wanted)
+        open_for_serving(step_of().snapshot().models["champion"], [KEY], **wanted)
     assert code in caught.value.code

@@ -115,7 +115,11 @@ def model_versions(world: World, examples: list[Record], versions: set[str]) -> 
     for offset in wanted:
         step.step(examples[step.offset : offset])
         header, model, serving = open_for_serving(
-            step.snapshot()[0], keys, pipeline=world.pipeline.name, shard=0, configuration=step._configuration
+            step.snapshot().models["champion"],
+            keys,
+            pipeline=world.pipeline.name,
+            shard=0,
+            configuration=step._configuration,
         )
         scorer = compile_scorer(
             model, world.pipeline.task, explained_top=world.pipeline.explained_top, threshold=world.pipeline.threshold
@@ -190,7 +194,7 @@ def _same_model(world: World, examples: list[Record]) -> tuple[int, int]:
     once = {(e["partition"], e["sequence"]): e for e in (msgspec.json.decode(r.value or b"") for r in examples)}
     learnable = sum(e["timing"] in ("on_time", "early", "default") for e in once.values())
     assert step.counts.get("learned", 0) == learnable
-    expected = msgspec.json.decode(step.snapshot()[1])
+    expected = msgspec.json.decode(step.snapshot().status)
     for part in ("metrics", "segments", "drift"):
         assert status[part] == expected[part], part
     return learnable, len(drifts)

@@ -1,0 +1,217 @@
+"""How a candidate becomes the champion, or does not: the rules, applied to labels of predictions that were really made.
+
+    released (shadow) ──► canary, share by share ──► promoted ──► confirmed
+        │                    │                           │
+        └────────► rejected ◄┘                           └──► rolled back
+
+Shadow and canary: the candidate is scored beside the champion for every event; as a canary it also answers a share of the
+entities. Probation: the former champion is scored beside the new one. Everything is decided from the examples alone, so a
+learner that dies and comes back decides the same.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import msgspec
+
+from stream.core.drifting import segment_values, told_apart
+from stream.core.evidence import Evidence, Losses
+from stream.messages import Example, LabelValue, Served
+from stream.pipeline import Pipeline
+
+__all__ = ["Decision", "Trial"]
+
+FAILURES_LABELS_MIN = 64
+SHIFT_LABELS_MIN = 256
+Figures = dict[str, float | int | str | bool | None]
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What happens now, and why, in words and figures."""
+
+    action: Literal["canary", "promoted", "confirmed", "rolled_back", "rejected"]
+    rule: str
+    reason: str
+    evidence: Figures
+    share: float = 0.0
+
+
+class Trial(msgspec.Struct, kw_only=True):
+    """Two models side by side: `base` is on trial, `rival` is what it is compared with."""
+
+    base: str
+    rival: str
+    losses: Losses
+    stage: Literal["shadow", "canary", "probation"] = "shadow"
+    step: int = -1  # number of the share; -1 in shadow
+    labels: int = 0  # pairs that were compared
+    stage_labels: int = 0  # of them since the last change
+    scored: int = 0
+    failures: int = 0
+    won: bool = False  # and waits for a person
+    evidence: Evidence = msgspec.field(default_factory=Evidence)
+    segments: dict[str, dict[str, tuple[Losses, Evidence]]] = {}
+    answers: tuple[dict[str, int], dict[str, int]] = msgspec.field(default_factory=lambda: ({}, {}))  # rival, base
+    sums: list[float] = msgspec.field(default_factory=lambda: [0.0, 0.0, 0.0])  # rival, base, squares of rival
+
+    @staticmethod
+    def begin(pipeline: Pipeline, base: str, rival: str) -> Trial:
+        """A candidate against the champion."""
+        return Trial(base=base, rival=rival, losses=Losses(pipeline.task))
+
+    def probation(self) -> Trial:
+        """The one on trial has become the champion; now it is compared with the former one."""
+        losses = Losses(self.losses.task)
+        return Trial(base=self.base, rival=self.rival, losses=losses, stage="probation", evidence=self.evidence.again())
+
+    def update(self, example: Example, pipeline: Pipeline) -> Decision | None:
+        """Take one label; the decision that it brings, if any. Later decisions are up to the caller's new trial."""
+        rival, base = _of(example, self.rival), _of(example, self.base)
+        if base is None:  # answered before the trial began
+            return None
+        self.scored += 1
+        self.failures += base.failed
+        gain = None
+        if rival is not None and not base.failed:
+            gain = self.losses.gain(example.label, rival, base)
+        if gain is not None:
+            assert rival is not None
+            self.labels += 1
+            self.stage_labels += 1
+            self._note_answers(pipeline.task, rival, base)
+            for segment, value in segment_values(pipeline.segments, example.features):
+                self._judge_segment(pipeline, segment, value, example.label, rival, base)
+        full = self.evidence.add(gain) if gain is not None else False
+        if full or self.scored % FAILURES_LABELS_MIN == 0:
+            return self._decide(pipeline)
+        return None
+
+    def _judge_segment(
+        self, pipeline: Pipeline, segment: str, value: str, label: LabelValue, rival: Served, base: Served
+    ) -> None:
+        judged = self.segments.setdefault(segment, {})
+        value = told_apart(value, judged, pipeline.segment_values_max)
+        if value not in judged:
+            judged[value] = (Losses(pipeline.task), Evidence())
+        losses, evidence = judged[value]
+        gain = losses.gain(label, rival, base)
+        if gain is not None:
+            evidence.add(gain)
+
+    def _note_answers(self, task: str, rival: Served, base: Served) -> None:
+        if task == "regression":
+            of_rival, of_base = float(rival.prediction or 0.0), float(base.prediction or 0.0)
+            self.sums[0] += of_rival
+            self.sums[1] += of_base
+            self.sums[2] += min(of_rival * of_rival, 1e300)
+            return
+        for answers, served in zip(self.answers, (rival, base), strict=True):
+            name = str(served.prediction)
+            answers[name] = answers.get(name, 0) + 1
+
+    # -- the rules ---------------------------------------------------------------------------------------------------
+
+    def _decide(self, pipeline: Pipeline) -> Decision | None:
+        rollout = pipeline.rollout
+        needed = 1.0 / rollout.alpha
+        out = "rolled_back" if self.stage == "probation" else "rejected"
+        if self.scored >= FAILURES_LABELS_MIN and self.failures > rollout.failures_max * self.scored:
+            return self._decision(out, "failures", f"it failed for {self.failures} of {self.scored} events")
+        shift = self.shift(pipeline.task)
+        if self.stage != "probation" and self.labels >= SHIFT_LABELS_MIN and shift > rollout.distribution_shift_max:
+            words = f"its answers differ too much: distance {shift:.2f}, rollout.distribution_shift_max is"
+            return self._decision(out, "distribution", f"{words} {rollout.distribution_shift_max:g}")
+        if self.evidence.worse >= needed:
+            words = f"worse than the {self._rival_name}: evidence {self.evidence.worse:.3g}, needed {needed:g}"
+            return self._decision(out, "sequential_test", words)
+        harmed = self._harmed(needed)
+        if harmed is not None:
+            return self._decision(out, "segment", f"worse than the {self._rival_name} where {harmed}")
+        if self.stage == "probation":
+            if self.labels >= rollout.probation_labels:
+                return self._decision(
+                    "confirmed", "probation", f"not worse than the former champion, {self.labels} labels"
+                )
+            return None
+        return self._forward(pipeline, needed)
+
+    def _forward(self, pipeline: Pipeline, needed: float) -> Decision | None:
+        rollout = pipeline.rollout
+        enough = self.stage_labels >= (rollout.shadow_labels if self.step < 0 else rollout.share_labels)
+        last = self.step + 1 >= len(rollout.shares)
+        if enough and not last and self.evidence.total >= 0.0 and self.evidence.better >= self.evidence.worse:
+            share = rollout.shares[self.step + 1]
+            words = f"not behind after {self.labels} labels: it answers {share:.0%} of the entities"
+            return self._decision("canary", "share", words, share)
+        if enough and last and self.evidence.better >= needed:
+            words = f"better than the champion: evidence {self.evidence.better:.3g}, needed {needed:g}"
+            if rollout.promote == "automatic":
+                return self._decision("promoted", "sequential_test", words)
+            self.won = True
+            return None
+        if self.labels >= rollout.labels_max and not self.won:
+            words = f"no better after {self.labels} labels: evidence {self.evidence.better:.3g}, needed {needed:g}"
+            return self._decision("rejected", "labels_max", words)
+        return None
+
+    @property
+    def _rival_name(self) -> str:
+        return "former champion" if self.stage == "probation" else "champion"
+
+    def _harmed(self, needed: float) -> str | None:
+        """A segment in which the one on trial is worse; the more segments, the more evidence is needed."""
+        needed *= max(1, sum(map(len, self.segments.values())))
+        for segment, judged in self.segments.items():
+            for value, (_, evidence) in judged.items():
+                if evidence.worse >= needed:
+                    return f"{segment} is {value}: evidence {evidence.worse:.3g}, needed {needed:g}"
+        return None
+
+    def shift(self, task: str) -> float:
+        """How far the answers differ: total variation distance of classes; of numbers a quarter of the difference of
+        means in standard deviations.
+        """
+        if not self.labels:
+            return 0.0
+        if task == "regression":
+            mean = self.sums[0] / self.labels
+            spread = math.sqrt(max(self.sums[2] / self.labels - mean * mean, 1e-300))
+            return abs(self.sums[1] / self.labels - mean) / spread / 4.0
+        rival, base = self.answers
+        names = rival.keys() | base.keys()
+        return sum(abs(rival.get(name, 0) - base.get(name, 0)) for name in names) / (2.0 * self.labels)
+
+    def enter(self, step: int) -> None:
+        """Go on with the share of this number."""
+        self.stage, self.step, self.stage_labels = "canary", step, 0
+
+    def figures(self, task: str) -> Figures:
+        """What the release record and `driftloop models` show."""
+        rival, base = self.losses.figures()
+        figure = "mae" if task == "regression" else "accuracy"
+        return {
+            "labels": self.labels,
+            "failures": self.failures,
+            f"{figure}_candidate": round(base, 6),
+            f"{figure}_rival": round(rival, 6),
+            "evidence_better": _shown(self.evidence.better),
+            "evidence_worse": _shown(self.evidence.worse),
+            "distribution_shift": round(self.shift(task), 4),
+        }
+
+    def _decision(self, action: Any, rule: str, reason: str, share: float = 0.0) -> Decision:
+        return Decision(action, rule, reason, self.figures(self.losses.task), share)
+
+
+def _of(example: Example, base: str) -> Served | None:
+    """What the model answered when the event came, whatever slot it was in."""
+    for served in example.served.values():
+        if served.version.partition("@")[0] == base:
+            return served
+    return None
+
+
+def _shown(wealth: float) -> float:
+    return float(f"{wealth:.4g}")

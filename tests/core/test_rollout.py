@@ -1,0 +1,397 @@
+"""Candidates: who is promoted, who is not, and that a crash changes nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from river import dummy, linear_model, optim, preprocessing, stats
+
+from stream import Rollout
+from stream.core.digest import state_digest
+from stream.core.evidence import BLOCK
+from stream.core.examples import Follower
+from stream.core.learning import LearnStep
+from stream.core.model_bases import ModelBase, open_base, seal_base
+from stream.core.records import Record
+from stream.core.slots import Command
+from stream.errors import ConfigurationError, SnapshotRefused
+from stream.messages import Example, Release, Served, Source
+from stream.pipeline import Pipeline
+from tests.support.records import pipeline_of
+
+KEY = b"k" * 32
+QUICK = Rollout(shadow_labels=200, shares=(0.1, 0.5), share_labels=100, labels_max=20_000, probation_labels=2_000)
+Guess = Callable[[bool, random.Random], float]  # (label, rng) -> probability of true
+
+
+def cards(**changes: Any) -> Pipeline:
+    return pipeline_of(
+        **{"entity_features": (), "features": {"amount": float, "country": str}, "rollout": QUICK, **changes}
+    )
+
+
+def build(params: dict[str, Any]) -> Any:
+    from river import compose
+
+    return compose.Select("amount") | preprocessing.StandardScaler() | linear_model.LogisticRegression()
+
+
+def candidate_of(pipeline: Pipeline, rate: float = 0.5, offset: int = 0) -> ModelBase:
+    from river import compose
+
+    model = compose.Select("amount") | preprocessing.StandardScaler() | linear_model.LogisticRegression(optim.SGD(rate))
+    return ModelBase(pipeline=pipeline.name, shard=0, offset=offset, model=model)
+
+
+def right(share: float) -> Guess:
+    """Says the truth so often, with 80 % certainty."""
+
+    def guess(label: bool, rng: random.Random) -> float:
+        return 0.8 if label == (rng.random() < share) else 0.2
+
+    return guess
+
+
+class Live:
+    """A learner whose examples hold what made-up models are said to have served."""
+
+    def __init__(self, pipeline: Pipeline | None = None, seed: int = 1) -> None:
+        self.pipeline = pipeline or cards(model=build)
+        self.step = self.fresh()
+        self.rng = random.Random(seed)
+        self.guesses: dict[str, Guess] = {self.step.base: right(0.7)}
+        self.log: list[Record] = []
+        self.releases: list[Release] = []
+
+    def fresh(self) -> LearnStep:
+        return LearnStep(self.pipeline, shard=0, keys=[KEY], configuration="c", window=50)
+
+    def run(self, count: int) -> None:
+        for _ in range(count):
+            self.log.append(self._example())
+            self.step.step(self.log[-1:])
+            self._take()
+
+    def _take(self) -> None:
+        state = self.step.slots.state
+        self.releases += state.outbox
+        state.outbox = []
+
+    def _example(self) -> Record:
+        offset, rng = self.step.offset, self.rng
+        label = rng.random() < 0.4
+        roster = self.step.slots.roster(offset)
+        slots = [("champion", roster.champion)]
+        if roster.beside is not None:
+            slots.append((roster.beside.slot, roster.beside.version))
+        served = {slot: self._served(version, label) for slot, version in slots}
+        message = Example(
+            event_id=f"e{offset}", entity_id="k", occurred_at_ms=0,
+            features={"amount": rng.gauss(float(label), 1.0), "country": rng.choice(("CH", "FR"))}, served=served,
+            label=label, label_source="bank", labelled_at_ms=0, timing="on_time", partition=0, sequence=offset + 1,
+            event_source=Source("cards.events", 0, offset),
+        )  # fmt: skip
+        return Record("examples", 0, offset, 1_000 + offset, b"k", msgspec.json.encode(message))
+
+    def _served(self, version: str, label: bool) -> Served:
+        p = self.guesses[version.partition("@")[0]](label, self.rng)
+        if p < 0:
+            return Served(version, None, failed=True)
+        return Served(version, p > 0.5, {"false": 1 - p, "true": p})
+
+    def release(self, guess: Guess, **changes: Any) -> ModelBase:
+        base = candidate_of(self.pipeline, **changes)
+        follower = self.step.follower(base)
+        follower.step(self.log)
+        self.guesses[base.name] = guess
+        self.step.command(self.command("release", base.name), follower)
+        self._take()
+        return base
+
+    def command(self, action: Any, base: str, **changes: Any) -> Command:
+        values = {
+            "command_id": f"{action}-{base}",
+            "action": action,
+            "base": base,
+            "by": "person:ada",
+            "at_ms": 5,
+            **changes,
+        }
+        return Command(**values)
+
+    def actions(self) -> list[str]:
+        return [release.action for release in self.releases]
+
+
+def test_a_better_candidate_goes_step_by_step_and_is_confirmed():
+    live = Live()
+    live.run(300)
+    first = live.step.base
+    base = live.release(right(0.85))
+    assert live.step.slots.roster(live.step.offset).beside.share == 0.0  # type: ignore[union-attr]
+    live.run(8_000)
+    assert live.actions() == ["released", "canary", "canary", "promoted", "confirmed"]
+    assert [release.share for release in live.releases] == [0.0, 0.1, 0.5, 1.0, 1.0]
+    assert all(release.base == base.name for release in live.releases)
+    assert [release.parent for release in live.releases[:4]] == [first] * 4
+    promoted = live.releases[3]
+    assert promoted.evidence["evidence_better"] >= 20  # type: ignore[operator]
+    assert promoted.evidence["accuracy_candidate"] > promoted.evidence["accuracy_rival"]  # type: ignore[operator]
+    assert live.step.version == f"{base.name}@8300"
+    assert live.step.slots.roster(8_300).beside is None  # nothing is scored beside it any more
+    assert {slot: pupil.base for slot, pupil in live.step.slots.pupils.items()} == {
+        "champion": base.name,
+        "previous": first,
+    }
+
+
+def test_a_worse_candidate_never_answers_anybody():
+    live = Live()
+    live.release(right(0.5))
+    live.run(4_000)
+    assert live.actions() == ["released", "rejected"]
+    assert live.releases[1].decided_by == "rule:sequential_test"
+    assert "worse than the champion" in live.releases[1].reason
+    assert list(live.step.slots.pupils) == ["champion"]
+
+
+def test_a_candidate_that_is_no_better_is_let_go():
+    live = Live(
+        cards(model=build, rollout=Rollout(shadow_labels=200, shares=(0.1,), share_labels=100, labels_max=3_000))
+    )
+    live.release(right(0.7))
+    live.run(3_500)
+    assert live.actions()[-1] == "rejected"
+    assert live.releases[-1].decided_by == "rule:labels_max"
+    assert "promoted" not in live.actions()
+
+
+def test_the_former_champion_comes_back_and_has_learned_all_along():
+    live = Live()
+    first = live.step.first
+    base = live.release(right(0.9))
+    while "promoted" not in live.actions():
+        live.run(50)
+    live.guesses[base.name] = right(0.3)  # the world has changed for the new one only
+    live.run(1_900)
+    assert live.actions()[-1] == "rolled_back"
+    last = live.releases[-1]
+    assert (last.base, last.parent, last.decided_by) == (base.name, first.name, "rule:sequential_test")
+    assert live.step.base == first.name
+    alone = Follower(live.pipeline, first)
+    alone.step(live.log)
+    assert state_digest(live.step.model) == state_digest(alone.pupil.model)
+
+
+def test_every_version_of_every_slot_can_be_built_anew():
+    live = Live()
+    live.run(150)
+    base = live.release(right(0.85))
+    while "promoted" not in live.actions():
+        live.run(100)
+    for slot, name in (("champion", base), ("previous", live.step.first)):
+        again = open_base(seal_base(name, configuration="c", key=KEY), [KEY], pipeline="cards", configuration="c")
+        follower = Follower(live.pipeline, again)
+        follower.step(live.log)
+        pupil = live.step.slots.pupils[slot]
+        assert follower.version == f"{pupil.base}@{live.step.offset}"
+        assert state_digest(follower.pupil.model) == state_digest(pupil.model)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(st.integers(0, 3_999), min_size=1, max_size=4))
+def test_a_crash_anywhere_changes_nothing(crashes: list[int]):
+    live = Live()
+    live.run(100)
+    live.release(right(0.85))
+    saved = live.step.snapshot()
+    live.run(4_000)
+    assert "promoted" in live.actions()
+    step, found = live.fresh(), []
+    step.restore(saved.models)
+    snapshot, position = saved, 100
+    for crash in [*sorted(100 + c for c in crashes), 4_100]:
+        step.step(live.log[position : (position + crash) // 2])
+        snapshot = step.snapshot()  # ... and everything after it is lost
+        middle = step.offset
+        found += step.slots.state.outbox
+        step.slots.state.outbox = []
+        step.step(live.log[middle:crash])
+        step = live.fresh()
+        step.restore(snapshot.models)
+        found += step.slots.state.outbox
+        step.slots.state.outbox = []
+        step.step(live.log[middle:crash])
+        position = crash
+    found += step.slots.state.outbox
+    assert list(dict.fromkeys(map(msgspec.json.encode, found))) == list(map(msgspec.json.encode, live.releases[1:]))
+    for slot, pupil in live.step.slots.pupils.items():
+        assert state_digest(step.slots.pupils[slot].model) == state_digest(pupil.model)
+    assert msgspec.json.decode(step.snapshot().status) == msgspec.json.decode(live.step.snapshot().status)
+
+
+def test_a_candidate_that_fails_is_rejected_at_once():
+    live = Live()
+    good = right(0.9)
+    live.release(lambda label, rng: -1.0 if rng.random() < 0.05 else good(label, rng))
+    live.run(300)
+    assert live.actions() == ["released", "rejected"]
+    assert live.releases[1].decided_by == "rule:failures"
+
+
+def test_a_candidate_whose_answers_are_others_is_rejected():
+    live = Live()
+    live.release(lambda label, rng: 0.51)  # always true; 40 % are
+    live.guesses[live.step.base] = lambda label, rng: 0.4
+    live.run(3 * BLOCK)
+    assert live.actions() == ["released", "rejected"]
+    assert live.releases[1].decided_by == "rule:distribution"
+
+
+def test_a_candidate_that_harms_one_segment_is_rejected():
+    live = Live(cards(model=build, segments=("country",)))
+    served = live._served
+
+    def by_country() -> Record:
+        offset = live.step.offset
+        record = Live._example(live)
+        example = msgspec.json.decode(record.value, type=Example)
+        if example.features["country"] == "FR" and "challenger" in example.served:
+            wrong = 0.05 if example.label else 0.95
+            its = msgspec.structs.replace(
+                example.served["challenger"], prediction=wrong > 0.5, probabilities={"false": 1 - wrong, "true": wrong}
+            )
+            example = msgspec.structs.replace(example, served={**example.served, "challenger": its})
+        return Record("examples", 0, offset, record.timestamp_ms, b"k", msgspec.json.encode(example))
+
+    live._example = by_country  # type: ignore[method-assign]
+    assert served is not None
+    live.release(lambda label, rng: 0.99 if label else 0.01)  # perfect elsewhere
+    live.run(6_000)
+    assert live.actions()[-1] == "rejected"
+    assert live.releases[-1].decided_by in ("rule:segment", "rule:sequential_test")
+    assert "promoted" not in live.actions()
+
+
+def test_by_hand_a_winner_waits():
+    live = Live(cards(model=build, rollout=msgspec_replace(QUICK, promote="by_hand", labels_max=2_000)))
+    base = live.release(right(0.9))
+    live.run(5_000)
+    assert live.actions() == ["released", "canary", "canary"]
+    status = msgspec.json.decode(live.step.snapshot().status)
+    assert status["trial"]["won"] is True
+    live.step.command(live.command("promote", base.name, reason="looks good"))
+    live._take()
+    assert (live.releases[-1].action, live.releases[-1].decided_by) == ("promoted", "person:ada")
+    assert live.step.base == base.name
+
+
+def msgspec_replace(rollout: Rollout, **changes: Any) -> Rollout:
+    from dataclasses import replace
+
+    return replace(rollout, **changes)
+
+
+def test_commands_that_do_not_fit_leave_a_record_and_nothing_else():
+    live = Live()
+    live.run(10)
+    first = live.step.base
+    cases = [
+        (live.command("roll_back", first), "no former champion"),
+        (live.command("roll_back", "deadbeef"), f"the champion is {first}"),
+        (live.command("promote", "deadbeef"), "the candidate is nobody"),
+        (live.command("reject", "deadbeef"), "the candidate is nobody"),
+        (live.command("release", first), "it is here already"),
+        (live.command("release", "deadbeef", parent="cafecafe"), "compared with cafecafe"),
+    ]
+    for command, words in cases:
+        before = state_digest(live.step.model)
+        live.step.command(command)
+        live._take()
+        assert live.releases[-1].action == "rejected"
+        assert words in live.releases[-1].reason
+        assert state_digest(live.step.model) == before
+        count = len(live.releases)
+        live.step.command(command)  # the same again
+        live._take()
+        assert len(live.releases) == count
+    assert live.step.base == first
+
+
+def test_a_second_release_is_refused_while_one_is_on_trial():
+    live = Live()
+    base = live.release(right(0.8))
+    live.release(right(0.8), rate=0.9)
+    assert live.actions() == ["released", "rejected"]
+    assert f"{base.name} is on trial" in live.releases[1].reason
+
+
+def test_a_base_file_is_refused_when_anything_of_it_is_changed():
+    base = candidate_of(cards())
+    sealed = seal_base(base, configuration="c", key=KEY)
+    assert open_base(sealed, [KEY], pipeline="cards").name == base.name
+    for position in range(0, len(sealed), 7):
+        broken = bytearray(sealed)
+        broken[position] ^= 1
+        with pytest.raises(SnapshotRefused):
+            open_base(bytes(broken), [KEY], pipeline="cards")
+    with pytest.raises(SnapshotRefused, match="another_pipeline"):
+        open_base(sealed, [KEY], pipeline="other")
+    with pytest.raises(SnapshotRefused, match="another_configuration"):
+        open_base(sealed, [KEY], pipeline="cards", configuration="d")
+
+
+def test_equal_models_at_other_offsets_are_other_bases():
+    assert candidate_of(cards(), offset=1).name != candidate_of(cards(), offset=2).name
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"shares": (0.5, 0.1)}, "rollout.shares"),
+        ({"shares": (0,)}, "rollout.shares"),
+        ({"alpha": 0.9}, "rollout.alpha"),
+        ({"shadow_labels": 0}, "rollout.shadow_labels"),
+        ({"promote": "maybe"}, "rollout.promote"),
+    ],
+)
+def test_what_is_wrong_in_a_rollout_is_named(changes: dict[str, Any], key: str):
+    with pytest.raises(ConfigurationError, match=key):
+        cards(rollout=Rollout(**changes))
+
+
+def test_a_regression_is_judged_by_its_errors():
+    pipeline = pipeline_of(
+        task="regression",
+        entity_features=(),
+        rollout=QUICK,
+        model=lambda params: dummy.StatisticRegressor(stats.Mean()),
+    )
+    step = LearnStep(pipeline, shard=0, keys=[KEY], configuration="c", window=50)
+    base = ModelBase(
+        pipeline="cards", shard=0, offset=0, model=preprocessing.StandardScaler() | linear_model.LinearRegression()
+    )
+    step.command(Command(command_id="r", action="release", base=base.name, by="run:1", at_ms=0), step.follower(base))
+    rng, first, actions = random.Random(3), step.base, []
+    for offset in range(6_000):
+        roster = step.slots.roster(offset)
+        label = rng.gauss(50, 10)
+        versions = [("champion", roster.champion)] + (
+            [(roster.beside.slot, roster.beside.version)] if roster.beside else []
+        )
+        served = {s: Served(v, label + rng.gauss(0, 3 if v.startswith(first) else 2)) for s, v in versions}
+        message = Example(
+            event_id=f"e{offset}", entity_id="k", occurred_at_ms=0, features={"amount": 1.0}, served=served, label=label,
+            label_source="b", labelled_at_ms=0, timing="on_time", partition=0, sequence=offset + 1,
+            event_source=Source("cards.events", 0, offset),
+        )  # fmt: skip
+        step.step([Record("examples", 0, offset, offset, b"k", msgspec.json.encode(message))])
+        actions += [r.action for r in step.slots.state.outbox]
+        step.slots.state.outbox = []
+    assert actions == ["released", "canary", "canary", "promoted", "confirmed"]
