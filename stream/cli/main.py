@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stream import entity
 from stream.adapters.file_pipelines import LoadedPipeline, load_pipeline
 from stream.adapters.kafka_topics import KafkaTopics
+from stream.cli.archiving import archive
 from stream.cli.producing import follow, read_drifts
 from stream.cli.producing import produce as send
 from stream.cli.showing import drift_text, prediction_line, read_status, replay_view, status_view
@@ -33,6 +34,7 @@ from stream.topics import TopicNames
 __all__ = ["app", "run"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.command()(archive)
 console = Console()
 errors = Console(stderr=True)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from faust.types import TP
 
+from stream.adapters.crash_points import CrashPoints
 from stream.adapters.kafka_topics import KafkaTopics
 from stream.core.explaining import compile_scorer
 from stream.core.learning import LearnStep, open_for_serving
@@ -21,7 +22,6 @@ from stream.pipeline import Pipeline
 from stream.ports import ModelStore, Publisher, StateStore
 from stream.settings import Settings
 from stream.topics import TopicNames
-from stream.worker.crash_points import CrashPoints
 from stream.worker.learn import LearnShard
 from stream.worker.owner import Owner, retrying
 from stream.worker.score import ScorePartition
