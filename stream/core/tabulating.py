@@ -122,13 +122,14 @@ def _slots(examples: Sequence[Example | None], known: Mapping[str, Kind]) -> dic
 
 
 def _features(rows: Sequence[Mapping[str, Any]], known: Mapping[str, Kind]) -> dict[str, Column]:
-    values = {name: [row.get(name) for row in rows] for name in dict.fromkeys(chain.from_iterable(rows))}
+    names = [name for name in dict.fromkeys(chain.from_iterable(rows)) if FEATURE_NAME.fullmatch(name)]
+    values = {name: [row.get(name) for row in rows] for name in names}
     kinds = {name: {KIND_OF[kind] for kind in set(map(type, its)) if kind in KIND_OF} for name, its in values.items()}
     placing = _Placing(known)
     if any(not placing.placed(name, kind) for name, its in kinds.items() for kind in its):
         for row in rows:  # new columns are made in the order in which the stream brings them
             for name, value in row.items():
-                if value is not None:
+                if value is not None and name in values:
                     placing.place(name, KIND_OF[type(value)])
     columns = {}
     for name, its_kinds in kinds.items():
@@ -161,7 +162,7 @@ class _Placing:
         return None
 
     def place(self, feature: str, kind: Kind) -> None:
-        if self.placed(feature, kind) or not FEATURE_NAME.fullmatch(feature) or len(self._columns) >= FEATURES_MAX:
+        if self.placed(feature, kind) or len(self._columns) >= FEATURES_MAX:
             return
         for column in (f"feature.{feature}", f"feature.{feature}:{kind}"):
             if column.lower() not in self._columns:

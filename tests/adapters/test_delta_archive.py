@@ -268,6 +268,12 @@ def test_statistics_do_not_repeat_what_may_be_confidential(archive: ExampleArchi
     assert "card-0" not in text
 
 
+def test_workers_do_not_need_it():
+    look = "import sys, stream.cli.main, stream.worker.app; print({'deltalake', 'arro3', 'polars'} & set(sys.modules))"
+    answer = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=60, check=True)
+    assert answer.stdout == "set()\n"
+
+
 def test_what_is_no_table_is_named(tmp_path: Path):
     (tmp_path / "cards" / "examples" / "_delta_log").mkdir(parents=True)
     (tmp_path / "cards" / "examples" / "_delta_log" / "00000000000000000000.json").write_text("no log")

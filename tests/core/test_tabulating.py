@@ -79,6 +79,9 @@ def test_a_feature_that_changes_its_kind_goes_on_in_a_column_of_that_kind():
     then = tabulate([example(1, features={"hour": "late"}), example(2, features={"hour": 2.5})], known)
     assert then["feature.hour:string"].values == ["late", None]
     assert then["feature.hour"].values == [None, 2.5]
+    again: dict[str, Kind] = {name: its.kind for name, its in then.items()}
+    forged = tabulate([example(3, features={"hour:string": "forged"})], again)  # no feature has such a name
+    assert "feature.hour:string" not in forged
     flags = tabulate([example(3, features={"hour": True})], known)
     assert flags["feature.hour:boolean"].values == [True]
 
