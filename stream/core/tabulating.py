@@ -124,26 +124,30 @@ def _slots(examples: Sequence[Example | None], known: Mapping[str, Kind]) -> dic
 def _features(rows: Sequence[Mapping[str, Any]], known: Mapping[str, Kind]) -> dict[str, Column]:
     names = [name for name in dict.fromkeys(chain.from_iterable(rows)) if FEATURE_NAME.fullmatch(name)]
     values = {name: [row.get(name) for row in rows] for name in names}
-    kinds = {name: {KIND_OF[kind] for kind in set(map(type, its)) if kind in KIND_OF} for name, its in values.items()}
+    types = {name: set(map(type, its)) - {type(None)} for name, its in values.items()}
+    kinds = {name: {KIND_OF[kind] for kind in its} for name, its in types.items()}
     placing = _Placing(known)
     if any(not placing.placed(name, kind) for name, its in kinds.items() for kind in its):
+        seen = set()
         for row in rows:  # new columns are made in the order in which the stream brings them
             for name, value in row.items():
-                if value is not None and name in values:
-                    placing.place(name, KIND_OF[type(value)])
+                if value is not None and name in values and (pair := (name, KIND_OF[type(value)])) not in seen:
+                    seen.add(pair)
+                    placing.place(*pair)
     columns = {}
     for name, its_kinds in kinds.items():
         for kind in its_kinds:
             column = placing.placed(name, kind)
             if column is not None:
-                columns[column] = Column(kind, _of_kind(values[name], kind, whole=len(its_kinds) == 1))
+                alike = types[name] in ({float}, {str}, {bool})
+                columns[column] = Column(kind, values[name] if alike else _of_kind(values[name], kind))
     return columns
 
 
-def _of_kind(values: list[Any], kind: Kind, *, whole: bool) -> list[Any]:
+def _of_kind(values: list[Any], kind: Kind) -> list[Any]:
     if kind == "double":
         return [_number(value) if type(value) in (int, float) else None for value in values]
-    return values if whole else [value if KIND_OF.get(type(value)) == kind else None for value in values]
+    return [value if KIND_OF.get(type(value)) == kind else None for value in values]
 
 
 class _Placing:

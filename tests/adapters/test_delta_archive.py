@@ -163,12 +163,14 @@ while (end := archive.end(0)) < 600:
         rows += archive.append(0, [example(offset) for offset in range(end, min(end + 3 + seed, 600))])
     except Conflict:
         lost += 1
+    if seed:
+        archive.compact(0, small_files_max=10)
 print(rows, lost)
 """
 
 
 def test_two_processes_write_at_once(tmp_path: Path, archive: ExampleArchive):
-    """They race from the very first commit, which makes the table."""
+    """They race from the very first commit, which makes the table; one of them also puts small files together."""
     start_s = time.time() + 3.0
     writers = [
         subprocess.Popen(
@@ -219,6 +221,17 @@ def test_small_files_are_put_together_and_nothing_else_changes(archive: ExampleA
     assert everything(archive) == records
     archive.append(0, [example(200)])
     assert archive.end(0) == 201
+
+
+def test_a_person_can_be_deleted_and_it_goes_on(archive: ExampleArchive):
+    """As docs/exploring.md says it."""
+    records = [example(offset) for offset in range(50)]
+    archive.append(0, records[:40])
+    DeltaTable(archive.location).delete("entity_id = 'card-4'")
+    assert archive.end(0) == 40
+    assert archive.append(0, records) == 10
+    assert everything(archive) == [r for r in records if r.key != b"card-4" or r.offset >= 40]
+    assert frame(archive)["feature.amount"].null_count() == 0
 
 
 def log(archive: ExampleArchive) -> list[str]:
