@@ -7,7 +7,7 @@
     ├── SnapshotRefused         model bytes are not ours, damaged, or name a class that is not allowed
     ├── UpdateRefused           a learning step would have damaged the model; the model is unchanged
     ├── Fenced                  another owner has taken the partition; what this one holds is void
-    ├── Conflict                Redis holds another history than this owner remembers
+    ├── Conflict                a store holds another history than this writer remembers
     └── Unavailable             a server does not answer                       (retriable)
 
 `retriable` says whether the same call may succeed later without anybody changing anything.
@@ -83,7 +83,7 @@ class Fenced(DriftloopError):
 
 
 class Conflict(DriftloopError):
-    """The stored sequence number or digest is not the one this owner wrote last."""
+    """What is stored is not what this writer wrote or read last: somebody else has written."""
 
 
 class Unavailable(DriftloopError):

@@ -65,7 +65,13 @@ class Settings(BaseSettings):
     model_wait_s: float = Field(120.0, gt=0, description="how long a score worker waits for the first model")
     metrics_window: int = Field(1_000, ge=10, description="labels in the sliding window of the metrics")
 
-    crash_at: str | None = Field(None, description="tests only: kill this worker at a named point, point[:nth]")
+    archive_url: str = Field(
+        ".driftloop/archive",
+        description="where examples are archived: a directory, s3://, gs:// or abfss:// (credentials as AWS_..., GOOGLE_... or "
+        "AZURE_... variables)",
+    )
+
+    crash_at: str | None = Field(None, description="tests only: kill this process at a named point, point[:nth]")
 
     def redis(self) -> dict[str, Any]:
         """What `adapters.redis_connections.redis_client` takes."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from stream.adapters.delta_archive import ExampleArchive
 from stream.adapters.file_pipelines import load_pipeline
 from stream.cli.main import app
+from tests.support.examples import example
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -43,6 +46,25 @@ def test_the_pipeline_of_the_readme_loads(tmp_path: Path):
     file.write_text(code[1])
     assert load_pipeline(file).pipeline.name == "cards"
     sys.modules.pop("driftloop_pipeline_cards", None)
+
+
+def test_the_code_about_exploring_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    records = [example(offset) for offset in range(300)]
+    bad = example(300, value=b"no example")
+    again = example(301, event_id="e299", sequence=300)  # published twice
+    ExampleArchive(".driftloop/archive", "cards").append(0, [*records, bad, again])
+    found: dict[str, Any] = {}
+    for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "exploring.md").read_text(), re.DOTALL):
+        exec(code, found)
+    assert found["examples"].collect().height == 300
+    (row,) = found["by_model"].to_dicts()
+    assert (row["served.champion.version"], row["labels"]) == ("84c5abf7@17", 300)
+    assert row["accuracy"] == pytest.approx(1 / 3)
+    assert found["by_hour"].height == 24
+    assert {entity for entity, *_ in found["worst"]} == {f"card-{i}" for i in range(7)}
+    assert found["records"][-1] == again
+    assert len(found["records"]) == 100
 
 
 def test_commands_named_in_documents_exist():

@@ -22,6 +22,7 @@ from stream import entity
 from stream.adapters.file_pipelines import LoadedPipeline, load_pipeline
 from stream.adapters.kafka_topics import KafkaTopics
 from stream.cli import releases
+from stream.cli.archiving import archive
 from stream.cli.arguments import Directory, PipelineFile
 from stream.cli.producing import follow, read_drifts
 from stream.cli.producing import produce as send
@@ -426,4 +427,5 @@ def demo(
     run_demo(data, events, rate, directory, console)
 
 
-releases.register(app, console)
+for command in (*releases.COMMANDS, archive):
+    app.command()(command)

@@ -26,94 +26,91 @@ from stream.messages import Release
 from stream.settings import Settings, load_settings
 from stream.topics import TopicNames
 
-__all__ = ["live_at", "models_view", "read_releases", "register"]
+__all__ = ["COMMANDS", "live_at", "models_view", "read_releases"]
 
 STYLES = {"promoted": "bold green", "rolled_back": "bold red", "rejected": "red", "canary": "cyan", "released": "cyan"}
+console = Console()
 Reason = Annotated[str, typer.Option(help="why; it stays in the record")]
 BaseName = Annotated[str, typer.Argument(help="the model's base, such as 84c5abf7")]
 
 
-def register(app: typer.Typer, console: Console) -> None:
-    """Add the commands."""
+def models(
+    pipeline_file: PipelineFile,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+) -> None:
+    """Which models are live, how the trial stands, what waits, and which bases could be released."""
+    from stream.batch.releasing import pending
 
-    @app.command()
-    def models(
-        pipeline_file: PipelineFile,
-        as_json: Annotated[bool, typer.Option("--json")] = False,
-    ) -> None:
-        """Which models are live, how the trial stands, what waits, and which bases could be released."""
-        from stream.batch.releasing import pending
+    settings, name = load_settings(), load_pipeline(pipeline_file).pipeline.name
+    learner = read_status(settings, name).learner or {}
+    waiting = [f"{c.action} {c.base}, asked by {c.by}" for c in pending(settings, name)]
+    bases = ArtifactFiles(settings.artifact_url, name).bases()
+    if as_json:
+        shown = {
+            "slots": learner.get("slots", {}),
+            "trial": learner.get("trial"),
+            "waiting": waiting,
+            "bases": bases,
+        }
+        sys.stdout.write(msgspec.json.encode(shown).decode() + "\n")
+        return
+    console.print(models_view(learner, waiting, bases))
 
-        settings, name = load_settings(), load_pipeline(pipeline_file).pipeline.name
-        learner = read_status(settings, name).learner or {}
-        waiting = [f"{c.action} {c.base}, asked by {c.by}" for c in pending(settings, name)]
-        bases = ArtifactFiles(settings.artifact_url, name).bases()
-        if as_json:
-            shown = {
-                "slots": learner.get("slots", {}),
-                "trial": learner.get("trial"),
-                "waiting": waiting,
-                "bases": bases,
-            }
-            sys.stdout.write(msgspec.json.encode(shown).decode() + "\n")
+
+def history(
+    pipeline_file: PipelineFile,
+    at: Annotated[str | None, typer.Option(help="which model was the champion at this moment, UTC")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON document per line, as on the topic")] = False,
+) -> None:
+    """Every change of the models: what, when, by whom or which rule, and on what evidence."""
+    settings, name = load_settings(), load_pipeline(pipeline_file).pipeline.name
+    releases = read_releases(settings, name)
+    moment = moment_ms("--at", at)
+    if moment is not None:
+        champion, since = live_at(releases, moment)
+        if champion is None or since is None:
+            console.print(f"no model was live at {at}", highlight=False)
             return
-        console.print(models_view(learner, waiting, bases))
+        console.print(f"{champion} was the champion at {at}, since {_time(since.decided_at_ms)}", highlight=False)
+        releases = [since]
+    for release in releases:
+        if as_json:
+            sys.stdout.write(msgspec.json.encode(release).decode() + "\n")
+        else:
+            console.print(release_text(release))
 
-    @app.command()
-    def history(
-        pipeline_file: PipelineFile,
-        at: Annotated[str | None, typer.Option(help="which model was the champion at this moment, UTC")] = None,
-        as_json: Annotated[bool, typer.Option("--json", help="one JSON document per line, as on the topic")] = False,
-    ) -> None:
-        """Every change of the models: what, when, by whom or which rule, and on what evidence."""
-        settings, name = load_settings(), load_pipeline(pipeline_file).pipeline.name
-        releases = read_releases(settings, name)
-        moment = moment_ms("--at", at)
-        if moment is not None:
-            champion, since = live_at(releases, moment)
-            if champion is None or since is None:
-                console.print(f"no model was live at {at}", highlight=False)
-                return
-            console.print(f"{champion} was the champion at {at}, since {_time(since.decided_at_ms)}", highlight=False)
-            releases = [since]
-        for release in releases:
-            if as_json:
-                sys.stdout.write(msgspec.json.encode(release).decode() + "\n")
-            else:
-                console.print(release_text(release))
 
-    @app.command()
-    def release(pipeline_file: PipelineFile, base: BaseName, reason: Reason = "") -> None:
-        """Roll a candidate out: beside the champion first, then to a growing share of entities, if labels speak for it."""
-        from stream.batch import releasing
+def release(pipeline_file: PipelineFile, base: BaseName, reason: Reason = "") -> None:
+    """Roll a candidate out: beside the champion first, then to a growing share of entities, if labels speak for it."""
+    from stream.batch import releasing
 
-        loaded = load_pipeline(pipeline_file)
-        asked = releasing.release(
-            load_settings(), loaded.pipeline, base, by=_person(), reason=reason, extra_allowed=loaded.allowed
-        )
-        console.print(f"asked the learner to release {asked['base']}", highlight=False)
+    loaded = load_pipeline(pipeline_file)
+    asked = releasing.release(
+        load_settings(), loaded.pipeline, base, by=_person(), reason=reason, extra_allowed=loaded.allowed
+    )
+    console.print(f"asked the learner to release {asked['base']}", highlight=False)
 
-    @app.command()
-    def promote(pipeline_file: PipelineFile, reason: Reason = "") -> None:
-        """Make the candidate on trial the champion now, whatever its labels say so far."""
-        _decide(console, pipeline_file, "promote", reason)
 
-    @app.command()
-    def reject(pipeline_file: PipelineFile, reason: Reason = "") -> None:
-        """End the trial of the candidate: it is gone."""
-        _decide(console, pipeline_file, "reject", reason)
+def promote(pipeline_file: PipelineFile, reason: Reason = "") -> None:
+    """Make the candidate on trial the champion now, whatever its labels say so far."""
+    _decide(pipeline_file, "promote", reason)
 
-    @app.command()
-    def rollback(pipeline_file: PipelineFile, reason: Reason = "") -> None:
-        """Bring the former champion back. It has learned all along, so nothing is trained."""
-        _decide(console, pipeline_file, "roll_back", reason)
+
+def reject(pipeline_file: PipelineFile, reason: Reason = "") -> None:
+    """End the trial of the candidate: it is gone."""
+    _decide(pipeline_file, "reject", reason)
+
+
+def rollback(pipeline_file: PipelineFile, reason: Reason = "") -> None:
+    """Bring the former champion back. It has learned all along, so nothing is trained."""
+    _decide(pipeline_file, "roll_back", reason)
 
 
 def _person() -> str:
     return f"person:{getpass.getuser()}"
 
 
-def _decide(console: Console, pipeline_file: Any, action: Any, reason: str) -> None:
+def _decide(pipeline_file: Any, action: Any, reason: str) -> None:
     from stream.batch.releasing import ask, live_roster
 
     settings, name = load_settings(), load_pipeline(pipeline_file).pipeline.name
@@ -198,3 +195,6 @@ def trial_text(trial: Any) -> Text:
 
 def _time(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1e3, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+COMMANDS = (models, history, release, promote, reject, rollback)

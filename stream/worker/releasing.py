@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -34,9 +34,8 @@ CHUNK = 100  # examples learned at a stretch; live micro-batches come between
 TRIES, TRY_AGAIN_S = 5, 1.0
 LATENCY_CALLS_MIN = 200
 
-T = TypeVar("T")
-ReadExamples = Callable[[int, int, int], tuple[list[Record], int]]
-"""(shard, start, end) -> some examples from offset `start` on, none from `end` on, and where to read on.
+ReadExamples = Callable[[int, int, int], Iterator[list[Record]]]
+"""(shard, start, end) -> batches of examples with offsets in [start, end).
 
 Blocks. Raises Unavailable, or StartupRefused when they are gone.
 """
@@ -119,7 +118,7 @@ class Desk:
         self._catching_up = asyncio.create_task(self._catch_up(command), name=f"catch-up-{command.base}")
 
     async def _catch_up(self, command: Command) -> Follower:
-        data = await self._patiently(lambda: self._bases.get_base(command.base))
+        data = await self._base(command.base)
         base = open_base(
             data,
             self._keys,
@@ -134,21 +133,30 @@ class Desk:
         follower = self._step.follower(base)
         log.info("%s catches up from %d to %d", base.name, follower.offset, self._step.offset)
         while self._step.offset - follower.offset > CLOSE:
-            await self._learn_some(follower, self._step.offset)
-            self._crash_point("learn.in_catch_up")
+            await self._learn_until(follower, self._step.offset)
         return follower
 
-    async def _learn_some(self, follower: Follower, end: int) -> None:
-        records, read_on = await self._patiently(lambda: self._read(self._shard, follower.offset, end))
-        for start in range(0, len(records), CHUNK):
-            follower.step(records[start : start + CHUNK])
-            await asyncio.sleep(0)
-        follower.offset = max(follower.offset, read_on)
+    async def _learn_until(self, follower: Follower, end: int) -> None:
+        for left in reversed(range(TRIES)):
+            batches = self._read(self._shard, follower.offset, end)
+            try:
+                while (records := await asyncio.to_thread(next, batches, None)) is not None:
+                    for start in range(0, len(records), CHUNK):
+                        follower.step(records[start : start + CHUNK])
+                        await asyncio.sleep(0)
+                    self._crash_point("learn.in_catch_up")
+            except Unavailable:
+                if not left:
+                    raise
+                await asyncio.sleep(TRY_AGAIN_S)
+            else:
+                follower.offset = end
+                return
 
-    async def _patiently(self, call: Callable[[], T]) -> T:
+    async def _base(self, name: str) -> bytes:
         for left in reversed(range(TRIES)):
             try:
-                return await asyncio.to_thread(call)
+                return await asyncio.to_thread(self._bases.get_base, name)
             except Unavailable:
                 if not left:
                     raise
@@ -163,7 +171,7 @@ class Desk:
         try:
             follower = task.result()
             while follower.offset < self._step.offset:
-                await self._learn_some(follower, self._step.offset)
+                await self._learn_until(follower, self._step.offset)
         except DriftloopError as error:
             self._refuse(command, str(error))
             return

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from faust.types import TP
 
+from stream.adapters.crash_points import CrashPoints
 from stream.adapters.kafka_topics import KafkaTopics
 from stream.core.explaining import Scorer, compile_scorer
 from stream.core.learning import LearnStep, Serving, open_for_serving
@@ -27,7 +28,6 @@ from stream.pipeline import Pipeline
 from stream.ports import BaseStore, ModelStore, Publisher, StateStore
 from stream.settings import Settings
 from stream.topics import TopicNames
-from stream.worker.crash_points import CrashPoints
 from stream.worker.learn import LearnShard
 from stream.worker.owner import Owner, retrying
 from stream.worker.releasing import Desk, ReadExamples

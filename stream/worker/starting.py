@@ -10,7 +10,7 @@ import redis.asyncio as aioredis
 from redis.exceptions import RedisError
 
 from stream.adapters.artifact_files import ArtifactFiles
-from stream.adapters.kafka_examples import KafkaExamples
+from stream.adapters.example_log import ExampleLog
 from stream.adapters.kafka_publisher import KafkaPublisher
 from stream.adapters.kafka_topics import CheckedTopics, KafkaTopics
 from stream.adapters.redis_connections import redis_client
@@ -123,7 +123,7 @@ async def create_worker(
     else:
         await client.aclose()
         bases = ArtifactFiles(settings.artifact_url, pipeline.name)
-        read = KafkaExamples(settings.kafka(), names.examples).read
-        owner = LearnRole(*shared, claimed.examples_from, bases, read)
+        log_of_examples = ExampleLog(settings.kafka(), names, settings.archive_url)
+        owner = LearnRole(*shared, claimed.examples_from, bases, log_of_examples.batches)
     topics = {topic: names[topic] for topic in owner.topics}
     return WorkerApp(f"{pipeline.name}-{role}", owner, topics, settings)

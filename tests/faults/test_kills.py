@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from stream.worker.crash_points import POINTS
+from stream.adapters.crash_points import POINTS
 from tests.support.oracles import examine
 from tests.support.world import World, card_stream
 

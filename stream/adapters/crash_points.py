@@ -1,8 +1,8 @@
-"""Named places where a test can kill a worker for good, as `kill -9` would, or stop it, as `kill -STOP` would.
+"""Named places where a test can kill a process for good, as `kill -9` would, or stop it, as `kill -STOP` would.
 
 `DRIFTLOOP_CRASH_AT=score.after_commit:3` kills the process the third time it passes that point;
 `score.before_commit:3:stop` leaves it there, stopped, until it gets SIGCONT. Unset, a point costs one comparison per
-micro-batch.
+batch.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ POINTS = (
     "learn.in_catch_up",
     "learn.before_release",
     "learn.after_release",
+    "archive.before_append",
+    "archive.after_append",
+    "archive.before_compact",
 )
 
 
