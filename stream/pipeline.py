@@ -170,6 +170,8 @@ class Pipeline:
         segments: declared features (str, bool or int) by whose values figures are kept apart and drift is watched, too.
         segment_values_max: values of one segment that are told apart, in the order they come; all others are one.
         alert_share: binary and anomaly: the share of events that people can look at; recall is also reported for it.
+        reads: the name of another pipeline, whose `events` and `labels` this one reads in place of topics of its own: a new
+            version beside the one that serves. What it writes, and all its state, is its own.
 
     Raises:
         ConfigurationError: with every mistake in its text, one a line.
@@ -191,6 +193,7 @@ class Pipeline:
     alert_share: float = 0.01
     limits: Limits = Limits()
     seed: int = 42
+    reads: str | None = None
 
     def __post_init__(self) -> None:
         mistakes = list(_mistakes(self))
@@ -304,6 +307,12 @@ def _scalar_mistakes(pipeline: Pipeline) -> list[ConfigurationError]:
                 pipeline.name,
                 "use lower-case letters, digits, - and _, starting with a letter, at most 63",
             )
+        )
+    if pipeline.reads is not None and (
+        not isinstance(pipeline.reads, str) or not NAME.fullmatch(pipeline.reads) or pipeline.reads == pipeline.name
+    ):
+        found.append(
+            ConfigurationError("reads", pipeline.reads, "name another pipeline, whose events and labels this one reads")
         )
     if pipeline.task not in TASKS:
         found.append(ConfigurationError("task", pipeline.task, f"use one of: {', '.join(TASKS)}"))

@@ -24,6 +24,7 @@ from stream.errors import DriftloopError, RecordRejected, SnapshotRefused, Updat
 from stream.messages import Example, LabelValue, Served
 from stream.pipeline import Pipeline, label_fits
 from stream.ports import Outgoing
+from stream.topics import TopicNames
 
 __all__ = ["LearnState", "LearnStep", "Serving", "base_of"]
 
@@ -135,7 +136,7 @@ class LearnStep:
             except RecordRejected as rejected:
                 self._count("dead_letters")
                 self._count(f"dead_letters.{rejected.code}")
-                out.append(dead_letter(record, rejected, "learn", self._pipeline.name))
+                out.append(dead_letter(record, rejected, "learn", TopicNames.of(self._pipeline)))
             self.offset = record.offset + 1
         return out
 
