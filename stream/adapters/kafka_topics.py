@@ -75,6 +75,13 @@ class KafkaTopics:
                 except KafkaException as error:
                     if error.args[0].name() != "TOPIC_ALREADY_EXISTS":
                         raise StartupRefused("topic_not_created", f"{name}: {error}") from error
+            deadline_s = time.monotonic() + TIMEOUT_S
+            while (
+                not DECLARATIONS.keys() <= self.describe().topics.keys()
+            ):  # they are told to all brokers a moment later
+                if time.monotonic() > deadline_s:
+                    raise Unavailable(f"Kafka at {self._config['bootstrap.servers']}: topics made are not there yet")
+                time.sleep(0.05)
         return [topic.name for topic in missing]
 
     def describe(self) -> ClusterTopics:
