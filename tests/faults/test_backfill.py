@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from stream.cli.running import forget
 from stream.core.beginning import Beginning
 from tests.support.oracles import examine
-from tests.support.world import World, card_stream
+from tests.support.world import PIPELINE_FILE, World, card_stream
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults, pytest.mark.timeout(240)]
 
@@ -61,3 +66,58 @@ def committed(world: World) -> int:
     """Up to where the events are processed, over both partitions; what lies before the start counts."""
     status = world.status()
     return sum(status.position("events", p) for p in range(world.partitions))
+
+
+def test_the_command_starts_a_killed_worker_again_and_is_itself_taken_up_again(world: World, tmp_path: Path):
+    events = 5_000
+    world.produce(card_stream(events, early=0.02))
+    command = [
+        sys.executable,
+        "-m",
+        "stream.cli",
+        "backfill",
+        str(PIPELINE_FILE),
+        "--run",
+        "--directory",
+        str(tmp_path),
+    ]
+    slow = {"DRIFTLOOP_TEST_PACE_S": "0.001", "DRIFTLOOP_BATCH_RECORDS_MAX": "50", "COLUMNS": "160"}
+    environment = {**world.environment, **slow}
+    first = subprocess.Popen(
+        [*command, "--from-start"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        world.wait(lambda: committed(world) > 300, "some commits")
+        victim = score_worker_of(first.pid)
+        os.kill(victim, signal.SIGKILL)
+        reached = committed(world)
+        world.wait(lambda: committed(world) > reached + 200, "another worker to go on")
+        assert score_worker_of(first.pid) != victim
+        first.send_signal(signal.SIGINT)
+        text, _ = first.communicate(timeout=60)
+    finally:
+        first.kill()
+    assert first.returncode == 1
+    assert "starting it again" in text
+    assert "not done yet" in text
+    assert reached < committed(world) < events
+    again = subprocess.run(
+        [*command, "--follow"], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "caught up after" in again.stdout
+    assert committed(world) == events
+    assert examine(world).predictions == events
+
+
+def score_worker_of(pid: int) -> int:
+    """The score worker that a process has started."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            arguments = (stat.parent / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if parent == pid and b"score" in arguments:
+            return int(stat.parent.name)
+    raise AssertionError("no score worker runs")
