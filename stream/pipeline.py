@@ -174,6 +174,8 @@ class Pipeline:
         retrain: `Retrain(...)`, when and how candidates are made.
         rollout: `Rollout(...)`, how a candidate becomes the champion.
         objectives: `Objectives(...)`, what is promised to users.
+        reads: the name of another pipeline, whose `events` and `labels` this one reads in place of topics of its own: a new
+            version beside the one that serves. What it writes, and all its state, is its own.
 
     Raises:
         ConfigurationError: with every mistake in its text, one a line.
@@ -198,6 +200,7 @@ class Pipeline:
     objectives: Objectives = field(default_factory=Objectives)
     limits: Limits = Limits()
     seed: int = 42
+    reads: str | None = None
 
     def __post_init__(self) -> None:
         mistakes = list(_mistakes(self))
@@ -312,6 +315,12 @@ def _scalar_mistakes(pipeline: Pipeline) -> list[ConfigurationError]:
                 pipeline.name,
                 "use lower-case letters, digits, - and _, starting with a letter, at most 63",
             )
+        )
+    if pipeline.reads is not None and (
+        not isinstance(pipeline.reads, str) or not NAME.fullmatch(pipeline.reads) or pipeline.reads == pipeline.name
+    ):
+        found.append(
+            ConfigurationError("reads", pipeline.reads, "name another pipeline, whose events and labels this one reads")
         )
     if pipeline.task not in TASKS:
         found.append(ConfigurationError("task", pipeline.task, f"use one of: {', '.join(TASKS)}"))

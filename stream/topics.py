@@ -10,9 +10,12 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["DAY_MS", "DECLARATIONS", "OUTPUT_BYTES_MAX", "Topic", "TopicNames"]
+from stream.pipeline import Pipeline
+
+__all__ = ["DAY_MS", "DECLARATIONS", "INPUTS", "OUTPUT_BYTES_MAX", "Topic", "TopicNames"]
 
 DAY_MS = 86_400_000
+INPUTS = ("events", "labels")  # what a pipeline reads; everything else it writes
 
 
 class Topic(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +36,7 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
             "cleanup.policy": self.cleanup,
             "message.timestamp.type": "CreateTime",
         }
-        if self.name in ("events", "labels"):
+        if self.name in INPUTS:
             # A record far in the future would move event time for everybody: the broker refuses it.
             settings["message.timestamp.after.max.ms"] = "300000"
         else:
@@ -68,16 +71,29 @@ DECLARATIONS: dict[str, Topic] = {
 
 
 class TopicNames(msgspec.Struct, frozen=True):
-    """Kafka's names of one pipeline's topics: `<prefix>.<topic>`.
+    """Kafka's names of one pipeline's topics: `<prefix>.<topic>`; its inputs may be another pipeline's (`reads`).
 
     >>> TopicNames("payments").predictions
     'payments.predictions'
+    >>> TopicNames("payments-2", "payments").events
+    'payments.events'
     """
 
     prefix: str
+    reads: str | None = None
+
+    @classmethod
+    def of(cls, pipeline: Pipeline) -> TopicNames:
+        return cls(pipeline.name, pipeline.reads)
+
+    @property
+    def inputs_prefix(self) -> str:
+        """The name of the pipeline that `events` and `labels` belong to."""
+        return self.prefix if self.reads is None else self.reads
 
     def __getitem__(self, topic: str) -> str:
-        return f"{self.prefix}.{DECLARATIONS[topic].name}"
+        prefix = self.inputs_prefix if topic in INPUTS else self.prefix
+        return f"{prefix}.{DECLARATIONS[topic].name}"
 
     @property
     def events(self) -> str:

@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollectio
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
 from stream.errors import StartupRefused, Unavailable
-from stream.topics import DAY_MS, DECLARATIONS, OUTPUT_BYTES_MAX, Topic, TopicNames
+from stream.topics import DAY_MS, DECLARATIONS, INPUTS, OUTPUT_BYTES_MAX, Topic, TopicNames
 
 __all__ = ["CheckedTopics", "ClusterTopics", "FoundTopic", "KafkaTopics"]
 
@@ -53,6 +53,12 @@ class KafkaTopics:
         events = existing["events"].partitions if "events" in existing else partitions
         counts = {"events": events, "shards": shards, "one": 1}
         missing = [topic for topic in DECLARATIONS.values() if topic.name not in existing]
+        if self._names.reads is not None:  # the inputs are another pipeline's, and so is their making
+            for topic in missing:
+                if topic.name in INPUTS:
+                    raise StartupRefused(
+                        "topic_missing", f"{self._names[topic.name]} does not exist; {self._remedy(topic)}"
+                    )
         requests = [
             NewTopic(
                 self._names[topic.name],
@@ -69,6 +75,13 @@ class KafkaTopics:
                 except KafkaException as error:
                     if error.args[0].name() != "TOPIC_ALREADY_EXISTS":
                         raise StartupRefused("topic_not_created", f"{name}: {error}") from error
+            deadline_s = time.monotonic() + TIMEOUT_S
+            while (
+                not DECLARATIONS.keys() <= self.describe().topics.keys()
+            ):  # they are told to all brokers a moment later
+                if time.monotonic() > deadline_s:
+                    raise Unavailable(f"Kafka at {self._config['bootstrap.servers']}: topics made are not there yet")
+                time.sleep(0.05)
         return [topic.name for topic in missing]
 
     def describe(self) -> ClusterTopics:
@@ -91,9 +104,7 @@ class KafkaTopics:
         cluster = self.describe()
         for name, topic in DECLARATIONS.items():
             if name not in cluster.topics:
-                raise StartupRefused(
-                    "topic_missing", f"{self._names[name]} does not exist; `driftloop topics <its file>` makes it"
-                )
+                raise StartupRefused("topic_missing", f"{self._names[name]} does not exist; {self._remedy(topic)}")
             self._check_count(cluster, topic)
         settings = self._settings()
         if settings is None:
@@ -103,6 +114,11 @@ class KafkaTopics:
             return CheckedTopics(*cluster, [unknown])
         self._refuse_unsafe(settings)
         return CheckedTopics(*cluster, self._differences(settings))
+
+    def _remedy(self, topic: Topic) -> str:
+        if topic.name in INPUTS and self._names.reads is not None:
+            return f"`reads` names it; `driftloop topics <the file of {self._names.reads}>` makes it"
+        return "`driftloop topics <its file>` makes it"
 
     def _check_count(self, cluster: ClusterTopics, topic: Topic) -> None:
         events = cluster.topics["events"].partitions
@@ -177,8 +193,60 @@ class KafkaTopics:
         finally:
             consumer.close()
 
+    def offsets_at(self, topic: str, at_ms: Mapping[int, int]) -> dict[int, int]:
+        """By partition, the first offset with this Kafka timestamp or a later one; the log's end if there is none.
+
+        Args:
+            at_ms: the moment for each partition.
+
+        Raises Unavailable.
+        """
+        if not at_ms:
+            return {}
+        consumer = Consumer({**self._config, "group.id": "driftloop-offsets", "enable.auto.commit": False})
+        wanted = [TopicPartition(self._names[topic], partition, moment) for partition, moment in at_ms.items()]
+        try:
+            found = {tp.partition: tp.offset for tp in consumer.offsets_for_times(wanted, timeout=TIMEOUT_S)}
+        except KafkaException as error:
+            raise Unavailable(f"offsets of {self._names[topic]} by time: {error}") from error
+        finally:
+            consumer.close()
+        return {p: offset if offset >= 0 else self.offsets(topic, p)[1] for p, offset in found.items()}
+
+    def timestamp_ms(self, topic: str, partition: int, offset: int) -> int:
+        """Of the first record at this offset or behind it; -1 if there is none. Raises Unavailable."""
+        consumer = Consumer(
+            {**self._config, "group.id": "driftloop-offsets", "enable.auto.commit": False, "enable.partition.eof": True}
+        )
+        deadline_s = time.monotonic() + TIMEOUT_S
+        try:
+            consumer.assign([TopicPartition(self._names[topic], partition, offset)])
+            while time.monotonic() < deadline_s:
+                message = consumer.poll(0.2)
+                error = message.error() if message is not None else None
+                if error is not None and error.code() == KafkaError._PARTITION_EOF:
+                    return -1
+                if message is not None and error is None:
+                    return int(message.timestamp()[1])
+        except KafkaException as error:
+            raise Unavailable(f"{self._names[topic]}-{partition}: {error}") from error
+        finally:
+            consumer.close()
+        raise Unavailable(f"{self._names[topic]}-{partition}: nothing came within {TIMEOUT_S:.0f} s")
+
+    def members(self, group: str) -> int:
+        """How many consumers are in a group now. Raises Unavailable."""
+        try:
+            answer = self._admin.describe_consumer_groups([group], request_timeout=TIMEOUT_S)[group].result(TIMEOUT_S)
+        except KafkaException as error:
+            if error.args[0].code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return 0
+            raise Unavailable(f"consumers of {group}: {error}") from error
+        return len(answer.members)
+
     def delete(self) -> None:
-        """Delete every topic of the pipeline (a reset; the events are gone)."""
-        present = [self._names[bare] for bare in self.describe().topics]
+        """Delete every topic of the pipeline (the events are gone), but not inputs that are another pipeline's."""
+        kept = INPUTS if self._names.reads is not None else ()
+        present = [self._names[bare] for bare in self.describe().topics if bare not in kept]
         for future in self._admin.delete_topics(present).values() if present else ():
             future.result(TIMEOUT_S)

@@ -11,8 +11,9 @@ from redis.exceptions import RedisError
 from stream.errors import Conflict, Fenced, Unavailable
 from stream.ports import LearnerSnapshot, ShardModel
 
-__all__ = ["RedisControl", "RedisModelStore", "examples_from"]
+__all__ = ["FORGETTING", "RedisControl", "RedisModelStore", "examples_from"]
 
+FORGETTING = "forgetting"  # field of the control hash while a reset is under way
 EXAMPLES_FROM = "examples_from:"  # field of the control hash, followed by the shard: where its examples begin
 
 COMMIT = """
@@ -136,19 +137,28 @@ class RedisControl:
             raise _unavailable("describe", error) from error
         return {key.decode(): value.decode() for key, value in stored.items()}
 
-    async def forget(self, starts: Mapping[int, int]) -> int:
+    async def forget(self, starts: Mapping[int, int], begin: Mapping[str, str] | None = None) -> int:
         """Delete everything Redis holds of the pipeline; returns how many keys that were.
 
-        Examples are numbered from one again: a new learner reads them from `starts` on, an offset per shard.
+        Examples are numbered from one again: a new learner reads them from `starts` on, an offset per shard. `begin`: what
+        else the new state is to know (`core.beginning`). Cut off on the way, it leaves a mark that no worker starts with.
         """
+        fields: dict[Any, Any] = {f"{EXAMPLES_FROM}{shard}": str(offset) for shard, offset in starts.items()}
+        fields |= begin or {}
         count = 0
         try:
-            for pattern in (f"{{{self._pipeline}:*}}:*", self._key):
-                async for key in self._client.scan_iter(pattern, count=1_000):
-                    count += int(await self._client.unlink(key))
+            if await self._client.exists(self._key):
+                count += 1
+                await self._client.hset(self._key, FORGETTING, "1")
+            async for key in self._client.scan_iter(f"{{{self._pipeline}:*}}:*", count=1_000):
+                count += int(await self._client.unlink(key))
+            async with self._client.pipeline(transaction=True) as pipe:
+                pipe.delete(self._key)
+                if fields:
+                    pipe.hset(self._key, mapping=fields)
+                await pipe.execute()
         except RedisError as error:
             raise _unavailable("forget", error) from error
-        await self.claim({f"{EXAMPLES_FROM}{shard}": str(offset) for shard, offset in starts.items()})
         return count
 
     async def claim(self, values: Mapping[str, str]) -> Mapping[str, str]:

@@ -55,9 +55,8 @@ class Resubmitted(NamedTuple):
     of_learn: int  # examples: they are not sent again, retraining reads them
 
 
-def read_letters(settings: Settings, name: str) -> list[Letter]:
+def read_letters(settings: Settings, names: TopicNames) -> list[Letter]:
     """Every dead letter up to now, copies left out. Raises Unavailable."""
-    names = TopicNames(name)
     ours = {"score": (names.events, names.labels), "learn": (names.examples,)}
     found: dict[str, Letter] = {}
     for message in follow(settings, names.dead_letters, from_start=True, to_end=True):

@@ -26,7 +26,15 @@ from stream.cli.archiving import archive
 from stream.cli.arguments import Directory, PipelineFile
 from stream.cli.producing import follow, read_drifts
 from stream.cli.producing import produce as send
-from stream.cli.showing import drift_text, prediction_line, read_status, replay_view, status_view
+from stream.cli.showing import (
+    PipelineStatus,
+    drift_text,
+    exact_view,
+    prediction_line,
+    read_status,
+    replay_view,
+    status_view,
+)
 from stream.cli.sources import Columns, Produced, read_source
 from stream.errors import ConfigurationError, DriftloopError, StartupRefused
 from stream.pipeline import label_fits
@@ -137,7 +145,7 @@ def up(
 def topics(pipeline_file: PipelineFile) -> None:
     """Create the pipeline's topics that are missing, and say how the others differ from their declaration."""
     settings = load_settings()
-    kafka = KafkaTopics(settings.kafka(), TopicNames(load_pipeline(pipeline_file).pipeline.name))
+    kafka = KafkaTopics(settings.kafka(), TopicNames.of(load_pipeline(pipeline_file).pipeline))
     made = kafka.create(settings.partitions, settings.replication_factor)
     console.print(f"created: {', '.join(made) or 'nothing, all exist'}", highlight=False)
     for warning in kafka.check().warnings:
@@ -181,7 +189,7 @@ def produce(
             if record.topic == "events":
                 progress.advance(task)
 
-        counts = send(settings, TopicNames(pipeline.name), records, rate=rate, on_record=step)
+        counts = send(settings, TopicNames.of(pipeline), records, rate=rate, on_record=step)
     console.print(f"produced {counts['events']:,} events and {counts['labels']:,} labels", highlight=False)
 
 
@@ -198,6 +206,12 @@ def replay(
     refresh: Annotated[int, typer.Option(min=1, help="records between two refreshments of the scorer's model")] = 200,
     since: Annotated[str | None, typer.Option(help="topics: from this moment on (2026-01-31T12:00, UTC)")] = None,
     until: Annotated[str | None, typer.Option(help="topics: up to this moment")] = None,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact", help="topics: each event by the version that its live prediction names; compare the bytes"
+        ),
+    ] = False,
     limit: EventsMax = None,
     label_delay: LabelDelay = "1m",
     interval: Interval = "1s",
@@ -216,10 +230,18 @@ def replay(
     files = [pipeline_file, *([against] if against is not None else [])]
     if report is not None and report.suffix != ".html":
         raise ConfigurationError("--report", str(report), "name a file that ends in .html")
+    if exact:
+        if source != "topics" or since or until or against or report:
+            raise ConfigurationError(
+                "--exact", source, "use it with `topics`, and without --since, --until, --against, --report"
+            )
+        _replay_exactly(pipeline_file, as_json=as_json)
+        return
     history: list[Any] | None = None  # of topics, read once for both files
     if source == "topics":
-        times = [moment_ms(name, text) for name, text in (("--since", since), ("--until", until))]
-        history = from_topics(load_settings(), load_pipeline(pipeline_file).pipeline.name, *times)
+        times = moment_ms("--since", since), moment_ms("--until", until)
+        pipeline = load_pipeline(pipeline_file).pipeline
+        history = from_topics(load_settings(), pipeline.name, *times, pipeline.reads)
     done: list[tuple[str, Replayed]] = []
     for file in files:
         loaded = load_pipeline(file)
@@ -267,6 +289,21 @@ def replay(
         console.print(replay_view(its.counts, its.learner, its.drifts, its.seconds))
     if report is not None:
         console.print(f"report: {report}", highlight=False)
+
+
+def _replay_exactly(pipeline_file: Path, *, as_json: bool) -> None:
+    from stream.cli.history import exact
+
+    loaded = load_pipeline(pipeline_file)
+    with Progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=errors) as progress:
+        task = progress.add_task("records", total=None)
+        its = exact(load_settings(), loaded.pipeline, loaded.allowed, lambda n: progress.advance(task, n))
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(its).decode() + "\n")
+    else:
+        console.print(exact_view(its))
+    if not its.same:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -322,13 +359,15 @@ def dead_letters(
     from stream.cli import dead_letters as dead
 
     settings = load_settings()
-    name = load_pipeline(pipeline_file).pipeline.name
-    letters = [letter for letter in dead.read_letters(settings, name) if code in (None, letter.about.code)]
+    names = TopicNames.of(load_pipeline(pipeline_file).pipeline)
+    name = names.prefix
+    letters = [letter for letter in dead.read_letters(settings, names) if code in (None, letter.about.code)]
     if not letters:
         console.print(f"no dead letters{f' with code {code}' if code else ''}", highlight=False)
         return
     if resubmit:
-        if not yes and not typer.confirm(f"Send {len(letters):,} records to their topics again?"):
+        whose = f" of {names.reads}, which reads them again too" if names.reads else ""
+        if not yes and not typer.confirm(f"Send {len(letters):,} records to their topics{whose} again?"):
             raise typer.Exit(1)
         done = dead.resubmit(settings, name, letters, again=again)
         console.print(f"sent {done.sent:,} records again, {done.before:,} had been sent before", highlight=False)
@@ -366,7 +405,7 @@ def label(
         raise ConfigurationError("label", value, f"does not fit the task {pipeline.task!r}")
     now_ms = int(time.time() * 1000)
     message = {"event_id": event_id, "label": parsed, "labelled_at_ms": now_ms, "source": source}
-    send(load_settings(), TopicNames(pipeline.name), [Produced("labels", key, now_ms, message)])
+    send(load_settings(), TopicNames.of(pipeline), [Produced("labels", key, now_ms, message)])
     console.print(f"labelled {event_id} as {value}", highlight=False)
 
 
@@ -378,16 +417,20 @@ def status(
 ) -> None:
     """One screen: flow, lag, labels, the model and how good it is beside the baselines."""
     settings = load_settings()
-    name = load_pipeline(pipeline_file).pipeline.name
+    pipeline = load_pipeline(pipeline_file).pipeline
+
+    def now() -> PipelineStatus:
+        return read_status(settings, pipeline.name, pipeline.reads)
+
     if as_json:
-        sys.stdout.write(msgspec.json.encode(read_status(settings, name)).decode() + "\n")
+        sys.stdout.write(msgspec.json.encode(now()).decode() + "\n")
         return
     if not watch:
-        console.print(status_view(read_status(settings, name)))
+        console.print(status_view(now()))
         return
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            live.update(status_view(read_status(settings, name)), refresh=True)
+            live.update(status_view(now()), refresh=True)
             time.sleep(1)
 
 
@@ -403,6 +446,47 @@ def reset(
     if not yes and not typer.confirm(f"Forget the model and all state of {name!r}?"):
         raise typer.Exit(1)
     console.print(f"forgot {forget(load_settings(), name)} keys of {name}", highlight=False)
+
+
+@app.command()
+def backfill(
+    pipeline_file: PipelineFile,
+    since: Annotated[
+        str | None, typer.Option(help="from this moment on, by Kafka time (2026-01-31T12:00, UTC)")
+    ] = None,
+    from_offset: Annotated[
+        list[str] | None, typer.Option(help="events partition:offset to begin at, once for each partition")
+    ] = None,
+    from_start: Annotated[bool, typer.Option("--from-start", help="from the oldest event that is still there")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="only show how far the one under way has come")] = False,
+    run_workers: Annotated[
+        bool, typer.Option("--run", help="start one score and one learn worker here, and stop them when all is done")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="forget the state there is without asking")] = False,
+    directory: Directory = Path(".driftloop") / "backfill",
+) -> None:
+    """Build a pipeline's state from its topics, from a moment on, and show how far it is.
+
+    For a new version beside the one that serves: a file with another name that `reads` the old one's topics.
+    """
+    from stream.cli.backfilling import Start, begin, follow_backfill
+    from stream.cli.history import moment_ms
+
+    loaded = load_pipeline(pipeline_file)
+    if [since is not None, bool(from_offset), from_start, follow].count(True) != 1:
+        raise ConfigurationError(
+            "backfill", pipeline_file.name, "use one of --since, --from-offset, --from-start, --follow"
+        )
+    start = Start(moment_ms("--since", since), from_offset or [])
+    if run_workers:
+        _rehearse(loaded)
+    if not follow:
+
+        def agree(question: str) -> bool:
+            return yes or typer.confirm(question)
+
+        begin(loaded.pipeline, start, agree, console)
+    follow_backfill(loaded.pipeline, pipeline_file if run_workers else None, directory, console)
 
 
 @app.command()

@@ -77,12 +77,19 @@ def _send(producer: Producer, topic: str, record: Produced, delivered: Callable[
 
 
 def follow(
-    settings: Settings, topic: str, *, from_start: bool, to_end: bool = False, since_ms: int | None = None
+    settings: Settings,
+    topic: str,
+    *,
+    from_start: bool,
+    to_end: bool = False,
+    since_ms: int | None = None,
+    newest: int | None = None,
 ) -> Iterator[Any]:
     """Kafka messages of every partition of a topic; for ever, or until each partition's end was come to.
 
     Args:
         since_ms: with `from_start`: leave out what lies before the first record of this Kafka timestamp or later.
+        newest: with `from_start`: only so many of each partition, at most.
     """
     consumer = Consumer(
         {
@@ -98,6 +105,7 @@ def follow(
         starts = []
         for partition in partitions:
             low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+            low = low if newest is None else max(low, high - newest)
             starts.append(TopicPartition(topic, partition, low if from_start else high))
         if from_start and since_ms is not None:
             wanted = [TopicPartition(topic, partition, since_ms) for partition in partitions]

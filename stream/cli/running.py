@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from stream.adapters.redis_models import RedisControl
 from stream.cli.producing import produce, read_drifts
 from stream.cli.showing import PipelineStatus, drift_text, quality_table, read_status, status_view
 from stream.cli.sources import Columns, read_source
+from stream.core.beginning import Beginning
 from stream.core.evaluating import KEY_FIGURE
 from stream.errors import ConfigurationError, DriftloopError, Unavailable
 from stream.local.process import Child, Reaper, wait_until
@@ -34,7 +35,7 @@ from stream.pipeline import Pipeline
 from stream.settings import Settings, load_settings
 from stream.topics import TopicNames
 
-__all__ = ["demo", "forget", "run_up", "worker_command"]
+__all__ = ["demo", "forget", "interruptible", "run_up", "supervise", "worker_command"]
 
 FAILURES_MAX = 5  # of one worker within a minute: then something is wrong that a restart does not mend
 SETTLE_S = 120.0
@@ -85,12 +86,12 @@ def run_up(pipeline_file: Path, score: int, directory: Path, console: Console) -
                 environment = directory / "environment"
                 write_private(environment, _exports())  # it holds the signing key
                 console.print(f"in another terminal: [bold]source {environment}[/]", highlight=False)
-                _supervise(pipeline, pipeline_file, score, directory, stack.reaper, stop, console)
+                supervise(pipeline, pipeline_file, score, directory, stack.reaper, stop, console)
             return
         directory.mkdir(parents=True, exist_ok=True)
         reaper = Reaper()
         try:
-            _supervise(pipeline, pipeline_file, score, directory, reaper, stop, console)
+            supervise(pipeline, pipeline_file, score, directory, reaper, stop, console)
         finally:
             reaper.close()
 
@@ -100,7 +101,7 @@ def _exports() -> str:
     return "".join(f"export {name}={os.environ[name]}\n" for name in names)
 
 
-def _supervise(
+def supervise(
     pipeline: Pipeline,
     pipeline_file: Path,
     score: int,
@@ -108,15 +109,17 @@ def _supervise(
     reaper: Reaper,
     stop: threading.Event,
     console: Console,
+    done: Callable[[], bool] = lambda: False,
 ) -> None:
+    """Run workers, each started again if it ends, until `stop` is set or `done` says so."""
     settings = load_settings()
     settings.signing()
-    kafka = KafkaTopics(settings.kafka(), TopicNames(pipeline.name))
+    kafka = KafkaTopics(settings.kafka(), TopicNames.of(pipeline))
     made = kafka.create(settings.partitions, settings.replication_factor)
     if made:
         console.print(f"created topics: {', '.join(made)}", style="dim", highlight=False)
     logs = directory / "logs"
-    logs.mkdir(exist_ok=True)
+    logs.mkdir(parents=True, exist_ok=True)
     roles = ["learn", *(f"score-{number}" for number in range(1, score + 1))]
     children = [
         Child(role, worker_command(pipeline_file, role.split("-")[0]), logs / f"{role}.log", reaper) for role in roles
@@ -132,6 +135,8 @@ def _supervise(
             for child in children:
                 if not child.running():
                     _restart(child, failures[child.name], console)
+            if done():
+                break
     finally:
         console.print("stopping ...", style="dim")
         for child in children:
@@ -152,8 +157,13 @@ def _restart(child: Child, failures: list[float], console: Console) -> None:
     child.start()
 
 
-def forget(settings: Settings, name: str) -> int:
-    """Delete a pipeline's keys in Redis; returns how many. Examples that lie in the log stay unread. Raises Unavailable."""
+def forget(settings: Settings, name: str, beginning: Beginning | None = None) -> int:
+    """Delete a pipeline's keys in Redis; returns how many. Examples that lie in the log stay unread. Raises Unavailable.
+
+    Args:
+        beginning: where its next state is to begin.
+    """
+    begin = beginning.fields() if beginning is not None else None
     kafka = KafkaTopics(settings.kafka(), TopicNames(name))
     examples = kafka.describe().topics.get("examples")
     ends = {shard: kafka.offsets("examples", shard)[1] for shard in range(examples.partitions if examples else 0)}
@@ -161,7 +171,7 @@ def forget(settings: Settings, name: str) -> int:
     async def delete() -> int:
         client = redis_client(**settings.redis())
         try:
-            return await RedisControl(client, name).forget(ends)
+            return await RedisControl(client, name).forget(ends, begin)
         finally:
             await client.aclose()
 
@@ -183,7 +193,7 @@ def demo(data: str, events: int, rate: float | None, directory: Path, console: C
     with interruptible() as stop, Stack(directory, fresh=True, say=lambda t: console.print(t, style="dim")) as stack:
         os.environ.update({k: v for k, v in stack.environment().items() if k.startswith("DRIFTLOOP_")})
         settings = load_settings()
-        KafkaTopics(settings.kafka(), TopicNames(pipeline.name)).create(settings.partitions, 1)
+        KafkaTopics(settings.kafka(), TopicNames.of(pipeline)).create(settings.partitions, 1)
         workers = [stack.add(role, worker_command(pipeline_file, role)) for role in ("learn", "score")]
         console.print("starting a score and a learn worker ...", style="dim")
         _await_workers(settings, pipeline.name, workers)
@@ -264,7 +274,7 @@ def _stream(
     def produce_all() -> None:
         try:
             wanted = (record for record in records if not stop.is_set())
-            sent.update(produce(settings, TopicNames(pipeline.name), wanted, rate=rate))
+            sent.update(produce(settings, TopicNames.of(pipeline), wanted, rate=rate))
         except BaseException as error:  # noqa: BLE001 - the main thread raises it
             failure.append(error)
 

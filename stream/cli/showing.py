@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.box import SIMPLE_HEAD
@@ -14,15 +14,20 @@ from rich.text import Text
 
 from stream.adapters.kafka_topics import KafkaTopics
 from stream.adapters.redis_connections import redis_client
-from stream.adapters.redis_models import RedisControl, RedisModelStore
+from stream.adapters.redis_models import RedisControl, RedisModelStore, examples_from
+from stream.core.beginning import Beginning
 from stream.core.remembering import Meta
 from stream.messages import Drift
 from stream.settings import Settings
 from stream.topics import TopicNames
 
+if TYPE_CHECKING:  # what it needs is slow to import
+    from stream.batch.exact import ExactReplay
+
 __all__ = [
     "PipelineStatus",
     "drift_text",
+    "exact_view",
     "figure",
     "prediction_line",
     "read_status",
@@ -64,12 +69,25 @@ class PipelineStatus(msgspec.Struct):
     ends: dict[str, dict[int, int]]  # topic -> partition -> log end
     learner: dict[str, Any] | None
     control: dict[str, str]
+    oldest: dict[str, dict[int, int]] = {}  # topic -> partition -> log start
 
     def lag(self, topic: str) -> int:
         ends = self.ends.get(topic, {})
+        return sum(end - self.position(topic, p) for p, end in ends.items())
+
+    def position(self, topic: str, partition: int) -> int:
+        """The next offset to be processed; where nothing was yet, the one that will be the first."""
         if topic == "examples":
-            return sum(ends.values()) - (int(self.learner["version"].rsplit("@", 1)[1]) if self.learner else 0)
-        return sum(end - self.partitions[p].offsets.get(topic, 0) for p, end in ends.items() if p in self.partitions)
+            learned = int(self.learner["version"].rsplit("@", 1)[1]) if self.learner else 0
+            return max(learned, examples_from(self.control).get(partition, 0))
+        offsets = self.partitions[partition].offsets if partition in self.partitions else {}
+        return offsets.get(topic, self.start(topic, partition))
+
+    def start(self, topic: str, partition: int) -> int:
+        """The first offset that this state reads or has read."""
+        if topic == "examples":
+            return examples_from(self.control).get(partition, 0)
+        return Beginning.of(self.control).starts.get((topic, partition), self.oldest.get(topic, {}).get(partition, 0))
 
     def counts(self) -> dict[str, int]:
         total: dict[str, int] = {}
@@ -79,29 +97,31 @@ class PipelineStatus(msgspec.Struct):
         return total
 
 
-def read_status(settings: Settings, name: str) -> PipelineStatus:
-    """Raises Unavailable."""
-    return asyncio.run(_read_status(settings, name))
+def read_status(settings: Settings, name: str, reads: str | None = None) -> PipelineStatus:
+    """`reads`: as the pipeline has it. Raises Unavailable."""
+    return asyncio.run(_read_status(settings, TopicNames(name, reads)))
 
 
-async def _read_status(settings: Settings, name: str) -> PipelineStatus:
+async def _read_status(settings: Settings, names: TopicNames) -> PipelineStatus:
+    name = names.prefix
     client = redis_client(**settings.redis())
     try:
-        names = TopicNames(name)
         kafka = KafkaTopics(settings.kafka(), names)
         topics = kafka.describe().topics
-        ends: dict[str, dict[int, int]] = {
-            topic: {p: kafka.offsets(topic, p)[1] for p in range(topics[topic].partitions)}
+        spans: dict[str, dict[int, tuple[int, int]]] = {
+            topic: {p: kafka.offsets(topic, p) for p in range(topics[topic].partitions)}
             for topic in ("events", "labels", "examples")
             if topic in topics
         }
+        oldest, ends = ({t: {p: span[i] for p, span in its.items()} for t, its in spans.items()} for i in (0, 1))
         partitions = {}
         for partition in ends.get("events", {}):
             meta = await client.hget(f"{{{name}:{partition}}}:state", "meta")
             partitions[partition] = msgspec.json.decode(meta, type=Meta) if meta else Meta()
         status = await RedisModelStore(client, name).status(0)
         control = dict(await RedisControl(client, name).describe())
-        return PipelineStatus(name, partitions, ends, msgspec.json.decode(status) if status else None, control)
+        learner = msgspec.json.decode(status) if status else None
+        return PipelineStatus(name, partitions, ends, learner, control, oldest)
     finally:
         await client.aclose()
 
@@ -175,11 +195,29 @@ def replay_view(
     return Group(*shown)
 
 
+def exact_view(its: ExactReplay) -> Text:
+    """Whether the predictions that were made anew are those that were served."""
+    text = Text(f"{its.equal:,} of {its.predictions:,} predictions equal live's, byte for byte")
+    text.append(f" ({its.versions:,} versions of the model built anew, {its.seconds:.1f} s)", style="dim")
+    for count, what in (
+        (its.only_live, "live predictions that the replay did not give"),
+        (its.only_replayed, "predictions that live did not give"),
+        (its.not_rebuilt, "live predictions of versions that cannot be built from examples; not compared"),
+    ):
+        if count:
+            text.append(f"\n{count:,} {what}", style="yellow")
+    if its.first_difference:
+        text.append("\nfirst difference: ").append(safe(its.first_difference).plain, style="bold red")
+    return text
+
+
 def drift_line(drift: Mapping[str, Any]) -> Text:
     """Whether the world is changing, and how many monitors know already what is usual."""
     if not drift["monitors"]:
         return Text("drift: not watched")
     text = Text(f"drift: {drift['episodes']} so far, {drift['ready']} of {drift['monitors']} monitors ready")
+    if failures := drift.get("failures"):
+        text.append(f"; the pipeline's own detector raised {failures:,} times", style="yellow")
     if drift["episode"]:
         text.append(f"; now {drift['episode']}", style="bold red")
     return text

@@ -197,7 +197,9 @@ class DriftWatch:
         )
 
     def report(self) -> dict[str, Any]:
-        """For people: is an episode open, how many were there, how many monitors watch already."""
+        """For people: is an episode open, how many were there, how many monitors watch already, how often did a user's
+        detector raise.
+        """
         lasts = self._episode is not None and self._offset - self._last_alarm <= self._quiet
         ready = [flag for scope in self._scopes() for flag in scope.ready()] + self._features.ready()
         return {
@@ -205,6 +207,7 @@ class DriftWatch:
             "episodes": self._episodes,
             "monitors": len(ready),
             "ready": sum(ready),
+            "failures": sum(scope.failures for scope in self._scopes()),
         }
 
     # -- state -------------------------------------------------------------------------------------------------------
@@ -524,6 +527,11 @@ class _Scope:
         self._started = 0
         self._rows: list[Sequence[Any]] = []
         self._starts: deque[int] = deque(maxlen=RECENT_BLOCKS)  # offset of each block's first example
+
+    @property
+    def failures(self) -> int:
+        """How often a user's detectors have raised."""
+        return sum(signal.failures for signal in self._signals)
 
     def add(self, offset: int, signals: Sequence[Any], segment: str, alarms: list[_Alarm]) -> None:
         """Error, label and score of one example."""

@@ -24,6 +24,7 @@ from stream.errors import RecordRejected
 from stream.messages import Example, Label, LabelValue, Served, Source
 from stream.pipeline import Pipeline
 from stream.ports import Commit
+from stream.topics import TopicNames
 
 __all__ = ["Joiner"]
 
@@ -45,7 +46,7 @@ class Joiner:
 
     def __init__(self, pipeline: Pipeline, partition: int, meta: Meta, early: dict[str, bytes]) -> None:
         rules = pipeline.labels
-        self._topic = f"{pipeline.name}."
+        self._inputs = TopicNames.of(pipeline)
         self._partition = partition
         self._meta = meta
         self._names = pipeline.feature_names
@@ -94,7 +95,7 @@ class Joiner:
             source=label.source,
             labelled_at_ms=label.labelled_at_ms,
             timing=timing,
-            position=Source(self._topic + "labels", self._partition, record.offset),
+            position=Source(self._inputs.labels, self._partition, record.offset),
             previous=previous,
         )
 
@@ -164,7 +165,7 @@ class Joiner:
             timing=timing,
             partition=self._partition,
             sequence=self._meta.example_sequence,
-            event_source=Source(self._topic + "events", self._partition, remembered.offset),
+            event_source=Source(self._inputs.events, self._partition, remembered.offset),
             label_source_position=position,
             previous_label=previous,
             slot=slot,

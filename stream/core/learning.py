@@ -26,6 +26,7 @@ from stream.errors import DriftloopError, RecordRejected, SnapshotRefused, Updat
 from stream.messages import Example, LabelValue, Served
 from stream.pipeline import Pipeline
 from stream.ports import LearnerSnapshot, Outgoing
+from stream.topics import TopicNames
 
 __all__ = ["LearnState", "LearnStep", "Serving", "open_for_serving"]
 
@@ -159,7 +160,7 @@ class LearnStep:
             except RecordRejected as rejected:
                 self._count("dead_letters")
                 self._count(f"dead_letters.{rejected.code}")
-                out.append(dead_letter(record, rejected, "learn", self._pipeline.name))
+                out.append(dead_letter(record, rejected, "learn", TopicNames.of(self._pipeline)))
         return out
 
     def _example(self, example: Example, record: Record, out: list[Outgoing]) -> None:

@@ -7,7 +7,7 @@ from what Redis holds, so it may change its state in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -23,6 +23,7 @@ from stream.errors import RecordRejected
 from stream.messages import DeadLetter, Example, Label, LabelValue, ModelRef, Prediction, Source
 from stream.pipeline import Pipeline
 from stream.ports import Acquired, Commit, Due, Fetched, Outgoing
+from stream.topics import TopicNames
 
 __all__ = ["Batch", "BesideModel", "LiveModel", "Needs", "ScoreStep"]
 
@@ -81,11 +82,23 @@ _encode_msgpack = msgspec.msgpack.Encoder().encode
 class ScoreStep:
     """The state of one partition and the step over it."""
 
-    def __init__(self, pipeline: Pipeline, partition: int, acquired: Acquired, entities_max: int = 200_000) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        partition: int,
+        acquired: Acquired,
+        entities_max: int = 200_000,
+        answered_until: Mapping[str, int] | None = None,
+    ) -> None:
+        """`answered_until`: by topic, the offset up to which an earlier state has given its answers: none is given again."""
         self._pipeline = pipeline
+        self._names = TopicNames.of(pipeline)
+        answered = answered_until or {}
+        self._answered_until = {topic: answered.get(topic, 0) for topic in ("events", "labels")}
+        self._events_answered = self._answered_until["events"]
         self._partition = partition
         self.meta = msgspec.json.decode(acquired.meta, type=Meta) if acquired.meta else Meta()
-        self._events_topic = f"{pipeline.name}.events"
+        self._events_topic = self._names.events
         self._entities_max = entities_max
         self._entities: dict[str, list[Any]] = {}
         self._features = EntityFeatures(pipeline.entity_features)
@@ -250,7 +263,8 @@ class ScoreStep:
             model = prediction.model.version
             raise RecordRejected("model_failed", f"the answer of model {model} cannot be written as JSON") from error
         self._predictions += 1
-        self._out.append(Outgoing("predictions", record.partition, record.key, value, record.timestamp_ms))
+        if record.offset >= self._events_answered:
+            self._out.append(Outgoing("predictions", record.partition, record.key, value, record.timestamp_ms))
 
     def _history(self, event: ParsedEvent) -> dict[str, Any]:
         """The entity's features before this event; then the event becomes part of the history."""
@@ -391,13 +405,14 @@ class ScoreStep:
     def _dead_letter(self, record: Record, rejected: RecordRejected) -> None:
         self._count("dead_letters")
         self._count(f"dead_letters.{rejected.code}")
-        self._out.append(dead_letter(record, rejected, "score", self._pipeline.name))
+        if record.offset >= self._answered_until[record.topic]:
+            self._out.append(dead_letter(record, rejected, "score", self._names))
 
 
-def dead_letter(record: Record, rejected: RecordRejected, stage: str, prefix: str) -> Outgoing:
+def dead_letter(record: Record, rejected: RecordRejected, stage: str, names: TopicNames) -> Outgoing:
     """The original key, value, timestamp and headers, and what was wrong in further headers."""
     letter = DeadLetter(
-        topic=f"{prefix}.{record.topic}",
+        topic=names[record.topic],
         partition=record.partition,
         offset=record.offset,
         stage=stage,  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from faust.types import TP
 
 from stream.adapters.crash_points import CrashPoints
 from stream.adapters.kafka_topics import KafkaTopics
+from stream.core.beginning import Beginning
 from stream.core.explaining import Scorer, compile_scorer
 from stream.core.learning import LearnStep, Serving, open_for_serving
 from stream.core.model_bases import seal_base
@@ -66,7 +67,7 @@ class _Role:
         self._models = models
         self._configuration = configuration
         self._extra_allowed = extra_allowed
-        self._names = TopicNames(pipeline.name)
+        self._names = TopicNames.of(pipeline)
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._owned: dict[int, Owner] = {}
         self._taken_by_former = 0
@@ -237,9 +238,11 @@ class ScoreRole(_Role):
         configuration: str,
         extra_allowed: frozenset[str],
         store: StateStore,
+        beginning: Beginning,
     ) -> None:
         super().__init__(pipeline, settings, kafka, publisher, models, configuration, extra_allowed)
         self._store = store
+        self._beginning = beginning
         self._live: LiveModel | None = None
         self._roster: bytes | None = None
         self._stopwatch = Stopwatch()
@@ -354,11 +357,18 @@ class ScoreRole(_Role):
             batch_records_max=self._settings.batch_records_max,
             entities_max=self._settings.entities_max,
             dead_share_max=self._settings.dead_share_max,
+            answered_until=self._beginning.answered_until(number),
             crash_point=self._crash_point,
         )
         offsets = await owned.acquire()
         owned.log_end = self._log_end(number)
         return owned, offsets
+
+    async def _checked(self, topic: str, number: int, stored: int | None) -> int:
+        """Of a topic of which nothing was read yet: from where the state is to begin."""
+        return await super()._checked(
+            topic, number, stored if stored is not None else self._beginning.starts.get((topic, number))
+        )
 
     def _log_end(self, number: int) -> Callable[[str], int]:
         partitions = {topic: TP(self._names[topic], number) for topic in self.topics}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -49,6 +49,7 @@ class ScorePartition(Owner):
         batch_records_max: int = 1_000,
         entities_max: int = 200_000,
         dead_share_max: float = 1.0,
+        answered_until: Mapping[str, int] | None = None,
         crash_point: Callable[[str], None] = lambda _: None,
     ) -> None:
         super().__init__()
@@ -60,6 +61,7 @@ class ScorePartition(Owner):
         self._batch_records_max = batch_records_max
         self._entities_max = entities_max
         self._dead_share_max = dead_share_max
+        self._answered_until = answered_until
         self._crash_point = crash_point
         self._labels: deque[Record] = deque()  # the queue holds the events
         self._label_arrivals: deque[float] = deque()  # when each waiting label came, loop time
@@ -79,7 +81,7 @@ class ScorePartition(Owner):
         acquired: Acquired = await retrying(lambda: self._store.acquire(self.partition), "acquire")
         self._crash_point("score.on_assignment")
         self._lease = acquired.lease
-        self._step = ScoreStep(self._pipeline, self.partition, acquired, self._entities_max)
+        self._step = ScoreStep(self._pipeline, self.partition, acquired, self._entities_max, self._answered_until)
         for sequence, blob in acquired.outbox:
             await self._publisher.publish(_decode_outbox(blob))
             self._published_up_to = sequence
@@ -161,11 +163,11 @@ class ScorePartition(Owner):
             return
         header = ERROR_HEADER + "code"
         codes = Counter(dict(r.headers or []).get(header, b"") for r in outgoing if r.topic == "dead_letters")
-        (code, count), *_ = codes.most_common(1)
+        most = "".join(f", {count} of them {(code or b'').decode()}" for code, count in codes.most_common(1))
         raise StartupRefused(
             "mostly_dead_letters",
-            f"partition {self.partition}: {dead} of {records} records would become dead letters, {count} of them "
-            f"{(code or b'').decode()}; nothing of them is committed. Mend the pipeline file or the producers, or let them "
+            f"partition {self.partition}: {dead} of {records} records would become dead letters{most}; "
+            f"nothing of them is committed. Mend the pipeline file or the producers, or let them "
             "pass with DRIFTLOOP_DEAD_SHARE_MAX=1",
         )
 

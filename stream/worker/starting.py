@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import redis.asyncio as aioredis
@@ -14,13 +15,14 @@ from stream.adapters.example_log import ExampleLog
 from stream.adapters.kafka_publisher import KafkaPublisher
 from stream.adapters.kafka_topics import CheckedTopics, KafkaTopics
 from stream.adapters.redis_connections import redis_client
-from stream.adapters.redis_models import RedisControl, RedisModelStore, examples_from
+from stream.adapters.redis_models import FORGETTING, RedisControl, RedisModelStore, examples_from
 from stream.adapters.redis_state import RedisStateStore
+from stream.core.beginning import Beginning
 from stream.core.model_bases import configuration_of
 from stream.errors import StartupRefused, Unavailable
 from stream.pipeline import Pipeline
 from stream.settings import Settings
-from stream.topics import TopicNames
+from stream.topics import INPUTS, TopicNames
 from stream.worker.app import WorkerApp
 from stream.worker.roles import LearnRole, ScoreRole
 
@@ -61,6 +63,7 @@ class Claimed(NamedTuple):
     configuration: str
     cluster: CheckedTopics
     examples_from: dict[int, int]  # by shard: where the examples of this state begin, after a reset
+    beginning: Beginning
 
 
 async def claim(pipeline: Pipeline, settings: Settings, kafka: KafkaTopics, client: aioredis.Redis) -> Claimed:
@@ -77,12 +80,14 @@ async def claim(pipeline: Pipeline, settings: Settings, kafka: KafkaTopics, clie
     wanted |= {f"topic:{name}": found.topic_id for name, found in cluster.topics.items()}
     wanted["partitions"] = str(cluster.topics["events"].partitions)
     stored = await RedisControl(client, pipeline.name).claim(wanted)
-    _compare(pipeline.name, wanted, stored)
-    return Claimed(configuration, cluster, examples_from(stored))
+    if FORGETTING in stored:
+        raise StartupRefused("reset_unfinished", f"a reset of {pipeline.name!r} was cut off; run it again")
+    _compare(pipeline, wanted, stored)
+    return Claimed(configuration, cluster, examples_from(stored), Beginning.of(stored))
 
 
-def _compare(name: str, wanted: dict[str, str], stored: object) -> None:
-    assert isinstance(stored, dict)
+def _compare(pipeline: Pipeline, wanted: dict[str, str], stored: Mapping[str, str]) -> None:
+    name = pipeline.name
     reset = "`driftloop reset <its file>` forgets the stored state"
     for key, value in wanted.items():
         if stored[key] == value:
@@ -96,9 +101,11 @@ def _compare(name: str, wanted: dict[str, str], stored: object) -> None:
         if key == "partitions":
             raise StartupRefused(
                 "partitions_changed",
-                f"{name}.events had {stored[key]} partitions and has {value}: keys now go elsewhere; {reset}",
+                f"{TopicNames.of(pipeline).events} had {stored[key]} partitions and has {value}: keys now go elsewhere; {reset}",
             )
         what = "another Kafka cluster" if key == "cluster" else f"another {key.removeprefix('topic:')} topic"
+        if key.removeprefix("topic:") in INPUTS:
+            what += " (has `reads` changed?)"
         raise StartupRefused(
             "topic_recreated",
             f"the state in Redis under {name!r} belongs to {what} (stored {stored[key]}, found {value}); {reset}",
@@ -110,7 +117,7 @@ async def create_worker(
 ) -> WorkerApp:
     """The Faust app of one role, checked and wired. Call it on the event loop that will run it."""
     settings.signing()
-    names = TopicNames(pipeline.name)
+    names = TopicNames.of(pipeline)
     kafka = KafkaTopics(settings.kafka(), names)
     client = redis_client(**settings.redis())
     claimed = await claim(pipeline, settings, kafka, client)
@@ -119,7 +126,7 @@ async def create_worker(
     shared = (pipeline, settings, kafka, publisher, models, claimed.configuration, extra_allowed)
     owner: ScoreRole | LearnRole
     if role == "score":
-        owner = ScoreRole(*shared, RedisStateStore(client, pipeline.name))
+        owner = ScoreRole(*shared, RedisStateStore(client, pipeline.name), claimed.beginning)
     else:
         await client.aclose()
         bases = ArtifactFiles(settings.artifact_url, pipeline.name)

@@ -291,6 +291,7 @@ class BatchConsumer(FaustConsumer):  # type: ignore[misc]
         pairs = [(tp.topic, tp.partition) for tp in partitions]
         offsets = self._ask(self._take_over(pairs)) if not self._stopping.is_set() else None
         if offsets is None:
+            rd.assign([])  # left alone, the binding would assign them by Kafka's offsets
             return
         rd.assign([TopicPartition(topic, partition, offsets[topic, partition]) for topic, partition in pairs])
 

@@ -147,3 +147,40 @@ def test_a_cluster_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("stream.adapters.kafka_topics.TIMEOUT_S", 1.0)
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
         KafkaTopics({"bootstrap.servers": "127.0.0.1:1", "log_level": 0}, TopicNames("x")).describe()
+
+
+def test_inputs_that_are_anothers_are_neither_made_nor_deleted(world: World):
+    names = TopicNames("reader-of-" + world.name, world.name)
+    kafka = KafkaTopics(world.settings.kafka(), names)
+    made = kafka.create(7, 1)
+    assert set(made) == DECLARATIONS.keys() - {"events", "labels"}
+    found = kafka.check().topics
+    assert found["predictions"].partitions == found["events"].partitions == 2  # not 7
+    assert found["events"].topic_id == world.kafka.describe().topics["events"].topic_id
+    kafka.delete()
+    world.wait(lambda: set(kafka.describe().topics) == {"events", "labels"}, "its own topics to be gone")
+    of_nothing = KafkaTopics(world.settings.kafka(), TopicNames("reader", "nothing-here"))
+    for call in (lambda: of_nothing.create(2, 1), of_nothing.check):
+        with pytest.raises(StartupRefused, match=r"nothing-here\.events does not exist; `reads` names it"):
+            call()
+
+
+def test_offsets_by_time_and_members_of_a_group(world: World):
+    from tests.support.world import card_stream
+
+    records = [r for r in card_stream(300, partitions=2) if r.topic == "events"]
+    world.produce(records)
+    first = [r for r in records if r.partition == 0]
+    middle = first[40].timestamp_ms
+    last = records[-1].timestamp_ms
+    assert world.kafka.offsets_at("events", {0: middle}) == {0: 40}
+    assert world.kafka.offsets_at("events", {0: middle - 1, 1: last + 1})[0] == 40
+    assert world.kafka.offsets_at("events", {1: last + 1}) == {1: len(records) - len(first)}
+    assert world.kafka.offsets_at("events", {}) == {}
+    assert world.kafka.timestamp_ms("events", 0, 40) == middle
+    assert world.kafka.timestamp_ms("events", 0, len(first)) == -1
+    assert world.kafka.members(f"{world.name}-learn") == 0
+    world.start("learn")
+    world.wait(lambda: world.kafka.members(f"{world.name}-learn") == 1, "the worker to be in its group")
+    world.stop_workers()
+    world.wait(lambda: world.kafka.members(f"{world.name}-learn") == 0, "the worker to be out of its group")

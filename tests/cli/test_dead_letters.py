@@ -42,7 +42,7 @@ def test_what_was_too_large_is_sent_again_once_the_limit_is_raised(world: World)
     world.start("learn")
     score = world.start("score", test_bytes_max="300")
     world.wait_settled()
-    letters = read_letters(world.settings, world.name)
+    letters = read_letters(world.settings, world.names)
     assert [letter.about.code for letter in letters] == ["value_too_large"] * 30
     assert "value_too_large        30" in run(world)
     assert letters[0].source in run(world, "--code", "value_too_large", "--limit", "30")
@@ -64,7 +64,7 @@ def test_what_was_too_large_is_sent_again_once_the_limit_is_raised(world: World)
     world.wait_settled()
     predictions = [r for records in world.read("predictions").values() for r in records]
     assert len({msgspec.json.decode(r.value or b"")["event_id"] for r in predictions}) == len(predictions) == 300
-    assert len(read_letters(world.settings, world.name)) == 30
+    assert len(read_letters(world.settings, world.names)) == 30
     sent = {
         dict(r.headers or [])[PROVENANCE].decode(): r
         for records in world.read("events").values()
@@ -98,7 +98,7 @@ def test_a_forged_letter_goes_nowhere(world: World):
         world.names.dead_letters, b"v", b"k", 0, headers=[(f"driftloop.error.{k}", v.encode()) for k, v in ours.items()],
     )  # fmt: skip
     assert producer.flush(30) == 0
-    letters = read_letters(world.settings, world.name)
+    letters = read_letters(world.settings, world.names)
     assert [(letter.about.topic, letter.about.offset) for letter in letters] == [
         (world.names.events, 1),
         (world.names.events, 2),
@@ -117,7 +117,7 @@ def test_a_worker_stops_when_nearly_everything_would_be_a_dead_letter(world: Wor
     assert world.committed() < 1_500
     world.start("score", dead_share_max="1")
     world.wait_settled()
-    assert len(read_letters(world.settings, world.name)) == 1_500
+    assert len(read_letters(world.settings, world.names)) == 1_500
 
 
 def test_a_payload_cannot_write_on_the_terminal():

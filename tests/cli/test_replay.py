@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 from stream.cli.history import from_topics, moment_ms
 from stream.cli.main import app
+from stream.cli.running import forget
+from stream.core.beginning import Beginning
 from stream.errors import ConfigurationError
 from tests.support.world import PIPELINE_FILE, World, card_stream
 
@@ -93,6 +95,48 @@ def test_what_lies_in_the_topics_teaches_what_it_taught_live(make_world: Any):
     assert len(earlier) + len(later) == len(records)
     assert all(record.timestamp_ms < half_ms for record in earlier)
     assert msgspec.to_builtins(earlier[:5]) == msgspec.to_builtins(records[:5])
+    world.stop_workers()
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(180)
+def test_live_predictions_are_made_again_byte_for_byte(make_world: Any):
+    """Of a state that began at a moment, by two score workers of which one is killed."""
+    old: World = make_world()
+    records = card_stream(4_000, early=0.05, poison=0.02, repeated=0.03)
+    old.produce(records)
+    world: World = make_world(reads=old.name)
+    since_ms = records[800].timestamp_ms
+    starts = {
+        (t, p): o
+        for t in ("events", "labels")
+        for p, o in world.kafka.offsets_at(t, {0: since_ms, 1: since_ms}).items()
+    }
+    forget(world.settings, world.name, Beginning(starts))
+    world.start("learn", snapshot_interval_ms="20")
+    slow = {"batch_records_max": "50"}
+    world.wait_for_death(world.start("score", crash_at="score.after_publish:9", pace_s=0.0005, **slow), -9)
+    for _ in range(2):
+        world.start("score", pace_s=0.0005, **slow)
+    world.wait_settled()
+    environment = {k: v for k, v in world.environment.items() if k.startswith("DRIFTLOOP_")}
+    its = json.loads(run(str(PIPELINE_FILE), "topics", "--exact", "--json", **environment))
+    assert its["equal"] == its["predictions"] > 2_500
+    assert its["versions"] > 10
+    assert not its["first_difference"]
+    assert (its["only_live"], its["only_replayed"], its["not_rebuilt"]) == (0, 0, 0)
+    assert "predictions equal live's, byte for byte" in run(str(PIPELINE_FILE), "topics", "--exact", **environment)
+    with pytest.raises(ConfigurationError, match="use it with `topics`"):
+        run(str(PIPELINE_FILE), GENERATOR, "--exact", **environment)
+    changed = world.read("predictions")[1][-1]  # somebody writes another answer to the last event
+    value = msgspec.json.encode({**msgspec.json.decode(changed.value or b""), "uncertainty": 0.123})
+    world.produce([msgspec.structs.replace(changed, value=value)])
+    answer = CliRunner().invoke(
+        app, ["replay", str(PIPELINE_FILE), "topics", "--exact"], env={**os.environ, "COLUMNS": "160", **environment}
+    )
+    assert answer.exit_code == 1
+    assert "first difference: " in answer.stdout
+    assert "uncertainty is live 0.123" in answer.stdout
     world.stop_workers()
 
 

@@ -48,6 +48,13 @@ def test_flow_lag_labels_and_dead_letters_are_shown():
     assert "no model yet" in shown(None)
 
 
+def test_failures_of_a_detector_of_the_pipelines_own_are_shown():
+    learner = learner_of(learned=7)
+    assert "raised" not in shown(learner)
+    learner["drift"]["failures"] = 1_234
+    assert "the pipeline's own detector raised 1,234 times" in shown(learner)
+
+
 def test_what_comes_from_records_cannot_write_on_the_terminal():
     learner = learner_of(learned=7)
     learner["segments"] = {"shop": {"[/red]\x1b[2J": Evaluation("binary").report()}}

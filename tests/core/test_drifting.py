@@ -240,7 +240,9 @@ def test_a_detector_that_alarms_at_once_or_fails_ends_nothing():
         def update(self, x: float) -> None:
             raise ValueError("not today")
 
-    assert run(DriftWatch(watched(drift=Drift(detector=Broken, features=False)), 0), examples(worse, 500)) == []
+    watch = DriftWatch(watched(drift=Drift(detector=Broken, features=False)), 0)
+    assert run(watch, examples(worse, 500)) == []
+    assert watch.report()["failures"] == 500 // BLOCK * BLOCK * 3  # errors, labels, scores
 
 
 def test_a_detector_of_the_users_own_does_not_watch_names():
@@ -287,7 +289,7 @@ def test_monitors_begin_anew_when_others_are_wanted():
 def test_nothing_is_watched_when_turned_off():
     watch = DriftWatch(watched(drift=False), 0)
     assert run(watch, examples(changing(5_000, worse), 10_000)) == []
-    assert watch.report() == {"episode": None, "episodes": 0, "monitors": 0, "ready": 0}
+    assert watch.report() == {"episode": None, "episodes": 0, "monitors": 0, "ready": 0, "failures": 0}
 
 
 @pytest.mark.parametrize("task", ["multiclass", "regression", "anomaly"])

@@ -354,3 +354,26 @@ def test_numpy_probabilities_are_written_as_numbers():
     pipeline = pipeline_of()
     outcome = run(pipeline, [[event(0)]], live_model(pipeline, NumpyModel()))
     assert outcome.values("predictions")[0]["probabilities"] == {"false": 0.25, "true": 0.75}
+
+
+# -- a state that is built again -----------------------------------------------------------------------------------------
+
+
+def test_what_was_answered_is_processed_without_an_answer():
+    """Predictions and dead letters of records below the mark are not given again; state, counts and examples are the same."""
+    records = [
+        event(0, "a"),
+        event(1, "b"),
+        label(0, "a", True),
+        Record("events", 0, 2, 0, b"card-1", b"{"),
+        event(3, "c"),
+    ]
+    usual = feed(*records)
+    again = run(PIPELINE, [records], answered_until={"events": 3, "labels": 1})
+    assert [v["source"]["offset"] for v in again.values("predictions")] == [3]
+    assert again.of("predictions") == usual.of("predictions")[2:]
+    assert usual.codes() == ["json_invalid"]
+    assert again.codes() == []
+    assert again.of("examples") == usual.of("examples")
+    assert again.store.partitions[0].meta == usual.store.partitions[0].meta
+    assert again.store.partitions[0].remembered == usual.store.partitions[0].remembered

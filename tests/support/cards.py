@@ -40,6 +40,7 @@ pipeline = Pipeline(
         entity.custom("paced", paced),
     ],
     model=build,
+    reads=os.environ.get("DRIFTLOOP_TEST_READS") or None,
     labels=Labels(wait="10m", keep_late="5m", early_wait="5m", **MISSING),
     limits=Limits(entity_idle="20m", record_bytes_max=int(os.environ.get("DRIFTLOOP_TEST_BYTES_MAX", "65536"))),
 )

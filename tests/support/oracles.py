@@ -44,7 +44,7 @@ class Verdict(NamedTuple):
 
 def examine(world: World) -> Verdict:
     """Raises AssertionError. The world must be settled."""
-    events, labels = world.read("events"), world.read("labels")
+    events, labels = (_from_the_beginning(world, topic) for topic in ("events", "labels"))
     predictions, dead = world.read("predictions"), world.read("dead_letters")
     examples = world.read("examples")[0]
     by_partition: dict[int, list[Record]] = {p: [] for p in range(world.partitions)}
@@ -72,6 +72,14 @@ def examine(world: World) -> Verdict:
         counts["predictions"], copies, codes, counts["examples"], learned, len(set(served.values())), counts,
         drifts,
     )  # fmt: skip
+
+
+def _from_the_beginning(world: World, topic: str) -> dict[int, list[Record]]:
+    """What lies in an input topic from where the state is said to begin."""
+    control: dict[bytes, bytes] = world.redis.hgetall(f"{{{world.name}:control}}")  # type: ignore[assignment]
+    read = world.read(topic)
+    starts = {p: int(control.get(f"start:{topic}:{p}".encode(), b"0")) for p in range(world.partitions)}
+    return {p: [record for record in read[p] if record.offset >= start] for p, start in starts.items()}
 
 
 def codes_of_events(dead: dict[int, list[Record]]) -> int:

@@ -34,14 +34,16 @@ SETTLE_S = 60.0
 class World:
     """Topics, state and workers under one pipeline name."""
 
-    def __init__(self, stack: Stack, name: str, partitions: int = 2, missing: str = "default") -> None:
+    def __init__(self, stack: Stack, name: str, partitions: int = 2, missing: str = "default", reads: str = "") -> None:
         self.stack = stack
         self.name = name
         self.partitions = partitions
-        self._environment = {"DRIFTLOOP_TEST_NAME": name, "DRIFTLOOP_TEST_MISSING": missing}
+        self._environment = {
+            "DRIFTLOOP_TEST_NAME": name, "DRIFTLOOP_TEST_MISSING": missing, "DRIFTLOOP_TEST_READS": reads
+        }  # fmt: skip
         os.environ.update(self._environment)
         self.pipeline = load_pipeline(PIPELINE_FILE).pipeline
-        self.names = TopicNames(name)
+        self.names = TopicNames.of(self.pipeline)
         self.settings: Settings = load_settings(
             brokers=stack.brokers, redis_url=stack.redis_url, signing_key=stack.signing_key(), partitions=partitions
         )
@@ -56,6 +58,11 @@ class World:
                 worker.signal(18)  # one that is stopped cannot end
                 worker.kill()
         self.redis.close()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a command needs in its environment to be about this world."""
+        return self.stack.environment(**self._environment)
 
     # -- workers -----------------------------------------------------------------------------------------------------
 
@@ -94,7 +101,7 @@ class World:
     # -- looking -----------------------------------------------------------------------------------------------------
 
     def status(self) -> PipelineStatus:
-        return read_status(self.settings, self.name)
+        return read_status(self.settings, self.name, self.names.reads)
 
     def committed(self, topic: str = "events") -> int:
         """How many records of a topic the state covers."""

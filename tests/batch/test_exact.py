@@ -1,0 +1,168 @@
+"""Predictions made anew from `events`, `labels` and `examples` are the live ones, byte for byte, whatever the scorers did."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import msgspec
+import pytest
+
+from stream import Labels
+from stream.adapters.memory import MemoryStateStore
+from stream.batch.exact import ExactReplay, LivePredictions, exact_replay
+from stream.core.explaining import compile_scorer
+from stream.core.learning import LearnStep, open_for_serving
+from stream.core.records import Record
+from stream.core.scoring import LiveModel, ScoreStep
+from stream.messages import ModelRef
+from stream.pipeline import Pipeline
+from tests.support.records import pipeline_of
+from tests.support.world import card_stream
+
+KEYS = [b"k" * 32]
+
+
+def cards(**changes: Any) -> Pipeline:
+    settings: dict[str, Any] = {
+        "features": {"amount": float, "hour": int},
+        "labels": Labels(wait="10m", keep_late="5m"),
+    }
+    return pipeline_of(**{**settings, **changes})
+
+
+class Live:
+    """Scorers that look for a new model whenever they like, each partition for itself, sometimes at an older one."""
+
+    def __init__(self, pipeline: Pipeline, records: list[Record], seed: int = 1) -> None:
+        self.predictions: list[Record] = []
+        self.examples: list[Record] = []
+        asyncio.run(self._run(pipeline, records, random.Random(seed)))
+
+    async def _run(self, pipeline: Pipeline, records: list[Record], rng: random.Random) -> None:
+        learner = LearnStep(pipeline, shard=0, keys=KEYS, configuration="live")
+        models = [live_model(pipeline, learner)]
+        store = MemoryStateStore()
+        steps: dict[int, Any] = {}
+        for start in range(0, len(records), 50):
+            for partition in (0, 1):
+                batch = [r for r in records[start : start + 50] if r.partition == partition]
+                if partition not in steps:
+                    acquired = await store.acquire(partition)
+                    steps[partition] = ScoreStep(pipeline, partition, acquired), acquired.lease
+                step, lease = steps[partition]
+                parsed = step.parse(batch)
+                needs = step.needs(parsed)
+                fetched = await store.fetch(
+                    partition, generation=needs.generation, entities=needs.entities, event_ids=needs.event_ids,
+                    due_until_ms=needs.due_until_ms,
+                )  # fmt: skip
+                due = await store.remembered(partition, step.load(needs, fetched, parsed))
+                commit, outgoing = step.step(parsed, due, rng.choice(models[-3:]))
+                await store.commit(lease, commit)
+                for out in outgoing:
+                    kept = {"predictions": self.predictions, "examples": self.examples}.get(out.topic)
+                    if kept is not None:
+                        kept.append(
+                            Record(
+                                out.topic, out.partition, len(kept), out.timestamp_ms, out.key, out.value, out.headers
+                            )
+                        )
+            learner.step(self.examples[learner.offset :])
+            models.append(live_model(pipeline, learner))
+
+
+def live_model(pipeline: Pipeline, learner: LearnStep) -> LiveModel:
+    header, model, serving = open_for_serving(
+        learner.snapshot().models["champion"], KEYS, pipeline=pipeline.name, shard=0, configuration="live"
+    )
+    scorer = compile_scorer(model, pipeline.task, explained_top=pipeline.explained_top, threshold=pipeline.threshold)
+    return LiveModel(ModelRef(pipeline.name, header.version), scorer, *msgspec.structs.astuple(serving))
+
+
+def compare(
+    pipeline: Pipeline, records: list[Record], predictions: list[Record], examples: list[Record]
+) -> ExactReplay:
+    live = LivePredictions()
+    for record in predictions:
+        live.add(record)
+    by_place = {}
+    for record in predictions:
+        source = msgspec.json.decode(record.value or b"")["source"]
+        by_place[source["partition"], source["offset"]] = record.value
+    return exact_replay(pipeline, records, live, iter(examples), fetch_live=lambda *place: by_place.get(place))
+
+
+def test_every_prediction_is_made_again():
+    records = card_stream(3_000, poison=0.02, repeated=0.05, early=0.05, late=0.05)
+    its = Live(cards(), records)
+    found = compare(cards(), records, its.predictions, its.examples)
+    assert found.same
+    assert found.equal == found.predictions == len(its.predictions) > 2_800
+    assert (found.only_live, found.only_replayed, found.not_rebuilt, found.first_difference) == (0, 0, 0, None)
+    assert found.versions > 60
+    assert found.versions_held_max <= 8  # not all of them at once
+
+
+def test_copies_and_what_live_has_not_come_to_are_no_differences():
+    records = card_stream(600)
+    its = Live(cards(), records)
+    found = compare(cards(), records, [*its.predictions[:300], *its.predictions[250:300]], its.examples)
+    assert found.same
+    assert found.equal == found.predictions == 300
+
+
+def test_the_first_difference_is_told_and_others_counted():
+    records = card_stream(800)
+    its = Live(cards(), records)
+    changed = list(its.predictions)
+    changed[100] = msgspec.structs.replace(
+        changed[100],
+        value=msgspec.json.encode({**msgspec.json.decode(changed[100].value or b""), "uncertainty": 0.123}),
+    )
+    changed[200] = msgspec.structs.replace(changed[200], key=b"another")
+    found = compare(cards(), records, changed, its.examples)
+    assert not found.same
+    assert found.predictions - found.equal == 2
+    assert "uncertainty is live 0.123, replayed" in (found.first_difference or "")
+    missing = compare(cards(), records, its.predictions[:100] + its.predictions[101:], its.examples)
+    assert missing.only_replayed == 1
+    assert "live has no prediction" in (missing.first_difference or "")
+    assert not missing.same
+
+
+def test_a_prediction_that_another_model_gave_is_a_difference():
+    """The versions are the same, for the examples are; what they were taught with is not."""
+    records = card_stream(800)
+    its = Live(cards(), records)
+    other = [
+        msgspec.structs.replace(
+            r, value=msgspec.json.encode({**(v := msgspec.json.decode(r.value or b"")), "label": not v["label"]})
+        )
+        for r in its.examples
+    ]
+    found = compare(cards(), records, its.predictions, other)
+    assert found.equal < 0.5 * found.predictions
+    assert "probabilities" in (found.first_difference or "")
+
+
+def test_versions_that_examples_do_not_hold_are_not_compared():
+    records = card_stream(800)
+    its = Live(cards(), records)
+    found = compare(cards(), records, its.predictions, its.examples[: len(its.examples) // 2])
+    assert found.same
+    assert found.not_rebuilt > 100
+    assert found.equal == found.predictions == len(its.predictions) - found.not_rebuilt
+
+
+@pytest.mark.parametrize("explain", [True, False])
+def test_a_tree(explain: bool):
+    from river import tree
+
+    def build(params: dict[str, Any]) -> Any:
+        return tree.HoeffdingTreeClassifier(grace_period=50)
+
+    records = card_stream(1_500)
+    its = Live(cards(model=build, explain=explain), records)
+    assert compare(cards(model=build, explain=explain), records, its.predictions, its.examples).same
