@@ -97,8 +97,8 @@ def run_up(pipeline_file: Path, score: int, directory: Path, console: Console) -
 
 
 def _exports() -> str:
-    names = ("DRIFTLOOP_BROKERS", "DRIFTLOOP_REDIS_URL", "DRIFTLOOP_SIGNING_KEY", "DRIFTLOOP_ARTIFACT_URL")
-    return "".join(f"export {name}={os.environ[name]}\n" for name in names)
+    names = ("BROKERS", "REDIS_URL", "SIGNING_KEY", "ARTIFACT_URL", "ARCHIVE_URL")
+    return "".join(f"export DRIFTLOOP_{name}={os.environ[f'DRIFTLOOP_{name}']}\n" for name in names)
 
 
 def supervise(

@@ -107,6 +107,7 @@ class Stack:
             "DRIFTLOOP_REDIS_URL": self.redis_url,
             "DRIFTLOOP_SIGNING_KEY": self.signing_key(),
             "DRIFTLOOP_ARTIFACT_URL": str((self.directory / "artifacts").resolve()),
+            "DRIFTLOOP_ARCHIVE_URL": str((self.directory / "archive").resolve()),
             "PYTHONHASHSEED": "0",
             **more,
         }
