@@ -93,7 +93,9 @@ class _Boosted(base.Estimator):  # type: ignore[misc]
         try:
             import lightgbm
         except ImportError:
-            raise ConfigurationError("lightgbm", None, "pip install 'driftloop[retrain]' where retraining runs") from None
+            raise ConfigurationError(
+                "lightgbm", None, "pip install 'driftloop[retrain]' where retraining runs"
+            ) from None
         if len(features) < ROWS_MIN:
             raise ConfigurationError("labels", len(features), f"boosted trees need at least {ROWS_MIN} examples")
         self.names = list(features[0])
@@ -170,7 +172,8 @@ class BoostedClassifier(_Boosted, base.Classifier):  # type: ignore[misc]
             self._train(features, target, objective="multiclass", num_class=len(classes))
         self.classes = classes
         self.weights = {"scale": 1.0}
-        self.intercept = {str(label): 0.0 for label in classes[-1:]} if len(classes) == 2 else dict.fromkeys(classes, 0.0)
+        scored = classes[1:] if len(classes) == 2 else classes
+        self.intercept = {str(label): 0.0 for label in scored}
 
     def scores(self, raw: list[float]) -> list[float]:
         """Log odds of the second class, or the log of each class's odds but for a constant, from the trees' raw scores."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ class FlatTree(NamedTuple):
     left: list[int]
     right: list[int]
     value: list[float]
-    count: list[float]
+    rows: list[float]  # of the training data, in each leaf
 
 
 class FlatTrees:
@@ -176,7 +177,7 @@ def _contributions(flat: FlatTrees) -> tuple[Any, list[float]]:
 def _means(one: FlatTree) -> dict[int, float]:
     """The mean score of the training examples below each node; leaves by ~number."""
     means = {~leaf: value for leaf, value in enumerate(one.value)}
-    counts = {~leaf: count for leaf, count in enumerate(one.count)}
+    counts = {~leaf: count for leaf, count in enumerate(one.rows)}
     order, todo = [], [0] if one.feature else []
     while todo:
         node = todo.pop()
@@ -250,7 +251,7 @@ def _tree(facts: dict[str, str]) -> FlatTree:
 def _check(one: FlatTree, leaves: int) -> None:
     """Every node and leaf has exactly one parent: a walk ends."""
     children = sorted([*one.left, *one.right])
-    if {len(one.value), len(one.count)} != {leaves} or children != [*range(-leaves, 0), *range(1, leaves - 1)]:
+    if {len(one.value), len(one.rows)} != {leaves} or children != [*range(-leaves, 0), *range(1, leaves - 1)]:
         raise ValueError("its nodes do not make a tree")
     if any(child >= 0 and child <= node for side in (one.left, one.right) for node, child in enumerate(side)):
         raise ValueError("its nodes do not make a tree")
@@ -262,10 +263,8 @@ def _sets(facts: dict[str, str]) -> list[frozenset[float]]:
     """The categories that go left, from bit sets of 32."""
     bounds, words = _wholes(facts["cat_boundaries"]), _wholes(facts["cat_threshold"])
     return [
-        frozenset(
-            float(32 * i + bit) for i, word in enumerate(words[low:high]) for bit in range(32) if word >> bit & 1
-        )
-        for low, high in zip(bounds, bounds[1:], strict=False)
+        frozenset(float(32 * i + bit) for i, word in enumerate(words[low:high]) for bit in range(32) if word >> bit & 1)
+        for low, high in pairwise(bounds)
     ]
 
 

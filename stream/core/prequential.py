@@ -29,7 +29,7 @@ from stream.errors import ConfigurationError
 from stream.messages import Example, LabelValue, Served
 from stream.pipeline import Pipeline, label_fits
 
-__all__ = ["Judged", "Lesson", "Timeline", "evaluate", "scored_lessons", "timeline", "train"]
+__all__ = ["Judged", "Lesson", "Timeline", "evaluate", "known_at", "scored_lessons", "timeline", "train"]
 
 REFRESH = 10  # labels between two refreshments of the scorer's model
 REPORTS = 8
@@ -113,12 +113,19 @@ def timeline(pipeline: Pipeline, records: Iterable[Record], high_water: Mapping[
     return Timeline(lessons, seen, hasher.hexdigest())
 
 
-def scored_lessons(lessons: Sequence[Lesson], score_from: int) -> list[bool]:
+def known_at(lessons: Sequence[Lesson], offset: int) -> int:
+    """When the last label before an offset had come; -1 if there is none."""
+    return max((one.learned_at_ms for one in lessons if one.offset < offset), default=-1)
+
+
+def scored_lessons(lessons: Sequence[Lesson], score_from: int, known_at_ms: int | None = None) -> list[bool]:
     """Which lessons are scored: from that offset on, and of events that came after everything before it had been learned.
 
     A model that is fitted at that moment could not have answered the others; so all candidates are judged on the same.
+    `known_at_ms`: that moment, if these lessons are not all of them.
     """
-    known_at_ms = max((one.learned_at_ms for one in lessons if one.offset < score_from), default=-1)
+    if known_at_ms is None:
+        known_at_ms = known_at(lessons, score_from)
     return [one.offset >= score_from and one.occurred_at_ms > known_at_ms for one in lessons]
 
 
@@ -128,6 +135,7 @@ def evaluate(
     lessons: Sequence[Lesson],
     *,
     score_from: int,
+    known_at_ms: int | None = None,
     fit: bool = True,
     refresh: int = REFRESH,
     window: int = 1_000,
@@ -137,7 +145,7 @@ def evaluate(
     """Run a model through the lessons and judge the scored ones. The model is changed. Deterministic.
 
     Args:
-        score_from: offset from which lessons are scored (see `scored_lessons`).
+        score_from, known_at_ms: which lessons are scored (see `scored_lessons`).
         fit: a batch-trained model is fitted on what lies before it, at the moment when its last label comes; False: it comes
             fitted.
         refresh: so many labels are learned before the scorer takes the new model; 1: at once.
@@ -146,11 +154,13 @@ def evaluate(
     Raises:
         ConfigurationError: nothing can be scored, as the labels take longer than the scored part is.
     """
-    scored = scored_lessons(lessons, score_from)
+    scored = scored_lessons(lessons, score_from, known_at_ms)
     total = sum(scored)
     if not total:
         raise ConfigurationError(
-            "window", score_from, "no event after it came late enough to be scored: the labels take longer; wait for more"
+            "window",
+            score_from,
+            "no event after it came late enough to be scored: the labels take longer; wait for more",
         )
     run = _Run(pipeline, model, refresh, window, segments)
     batch = fit and is_batch_trained(model)

@@ -30,7 +30,9 @@ MODELS = {
 
 def examples_of(pipeline: Any, records: list[Record], refresh: int = 1) -> tuple[Any, list[Record]]:
     out: list[Any] = []
-    its = replay(pipeline, records, refresh=refresh, on_output=lambda o: out.append(o) if o.topic == "examples" else None)
+    its = replay(
+        pipeline, records, refresh=refresh, on_output=lambda o: out.append(o) if o.topic == "examples" else None
+    )
     return its, [Record("examples", 0, i, o.timestamp_ms, o.key, o.value) for i, o in enumerate(out)]
 
 
