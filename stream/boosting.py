@@ -24,8 +24,10 @@ from stream.flat_trees import FlatTrees, parse_trees
 __all__ = ["BoostedClassifier", "BoostedRegressor", "is_batch_trained"]
 
 NAN = math.nan
+TINY = 1.0000000180025095e-35  # LightGBM reads what is nearer to 0 as 0 (kZeroThreshold)
 CATEGORIES_MAX = 255  # the commonest of a text feature; all others are missing values
 ROWS_MIN = 20
+LABEL_MAX = 1e30  # LightGBM keeps labels in single precision
 STEP_MAX = 10.0  # of one gradient of the layer
 
 
@@ -85,7 +87,7 @@ class _Boosted(base.Estimator):  # type: ignore[misc]
             if name in categories:
                 row.append(categories[name].get(value, NAN) if type(value) is str else NAN)
             else:
-                row.append(NAN if value is None else float(value))
+                row.append(NAN if value is None else 0.0 if -TINY <= value <= TINY else float(value))
         return row
 
     def _train(self, features: Sequence[Mapping[str, Any]], target: Any, **objective: Any) -> None:
@@ -250,7 +252,8 @@ class BoostedRegressor(_Boosted, base.Regressor):  # type: ignore[misc]
 
     def fit(self, features: Sequence[Mapping[str, Any]], labels: Sequence[float]) -> None:
         """Train on these rows; deterministic. Raises ConfigurationError."""
-        self._train(features, np.array(labels, dtype=np.float64), objective="regression")
+        target = np.clip(np.array(labels, dtype=np.float64), -LABEL_MAX, LABEL_MAX)
+        self._train(features, target, objective="regression")
         self.count, self.mean = len(labels), math.fsum(labels) / len(labels)
         self.intercept = {"value": 0.0}
 

@@ -7,6 +7,7 @@ not among a split's goes right. Scores are summed tree by tree in the order of t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
@@ -112,7 +113,7 @@ def _goes_left(one: FlatTree, node: int, value: float) -> bool:
 
 def _written_out(flat: FlatTrees) -> Leaves:
     """All trees as nested conditions: about three times as fast as a loop over arrays. It holds numbers only."""
-    known: dict[str, Any] = {}
+    known: dict[str, Any] = {"inf": math.inf}
     bodies = [_nested(one, start, known) for one, start in zip(flat.trees, flat.starts, strict=True)]
     text = "".join(bodies)
     used = [f for f in range(flat.features) if f"x{f}_" in text or f"z{f}_" in text]
@@ -209,7 +210,8 @@ def parse_trees(text: str) -> FlatTrees:
         outputs, features = int(facts["num_tree_per_iteration"]), int(facts["max_feature_idx"]) + 1
     except (KeyError, ValueError, IndexError) as error:
         raise SnapshotRefused("trees_damaged", f"not LightGBM's text format v4: {error!r}") from None
-    if facts.get("version") != "v4" or not 1 <= outputs or len(trees) % outputs:
+    whole = "end of trees" in text and len(trees) == len(facts.get("tree_sizes", "").split())
+    if facts.get("version") != "v4" or not whole or outputs < 1 or len(trees) % outputs:
         raise SnapshotRefused("trees_damaged", "not a whole model in LightGBM's text format v4")
     if any(not 0 <= feature < features for one in trees for feature in one.feature):
         raise SnapshotRefused("trees_damaged", "a split is on a feature that the model does not have")
@@ -229,7 +231,9 @@ def _tree(facts: dict[str, str]) -> FlatTree:
     if leaves == 1:
         return FlatTree([], [], [], [], [], [], [], value[:1], [1.0])
     kinds = _wholes(facts["decision_type"])
-    thresholds = _numbers(facts["threshold"])
+    thresholds = [float(part) for part in facts["threshold"].split()]  # infinity: all but missing values go left
+    if any(math.isnan(threshold) for threshold in thresholds):
+        raise ValueError("a threshold is not a number")
     if any(kind >> MISSING_SHIFT & 3 == ZERO for kind in kinds):
         raise SnapshotRefused("trees_not_supported", "zeros that count as missing are not read: zero_as_missing=False")
     sets = _sets(facts) if int(facts.get("num_cat", "0")) else []

@@ -85,7 +85,7 @@ class Run:
 
     def keep(self, name: str, value: Any) -> None:
         """A file of the run: bytes as they are, everything else as JSON."""
-        data = value if isinstance(value, bytes) else msgspec.json.format(msgspec.json.encode(value, order="sorted"))
+        data = value if isinstance(value, bytes) else msgspec.json.format(msgspec.json.encode(value))
         self.files.put_file(f"runs/{self.name}/{name}", data)
 
 
