@@ -23,7 +23,7 @@ from stream.core.model_bases import ModelBase, open_base
 from stream.core.prequential import timeline, train
 from stream.errors import SnapshotRefused, Unavailable
 
-__all__ = ["Recipe", "Starts", "base_before", "champion_at", "find_transfer"]
+__all__ = ["Recipe", "Starts", "base_before", "champion_at", "find_transfer", "high_water_at"]
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -67,6 +67,12 @@ def champion_at(run: Run, name: str | None, shard: int, offset: int) -> ModelBas
     found = timeline(run.pipeline, run.source.records(shard, base.offset, offset), base.high_water)
     learned = train(run.pipeline, base.model, found.lessons, fit_to=None)
     return msgspec.structs.replace(base, offset=offset, high_water=found.high_water, learned=base.learned + learned)
+
+
+def high_water_at(run: Run, name: str | None, shard: int, offset: int) -> dict[int, int]:
+    """Score partition -> sequence of its last example before an offset, as the live learner has it."""
+    base = base_before(run, name, shard, offset)
+    return timeline(run.pipeline, run.source.records(shard, base.offset, offset), base.high_water).high_water
 
 
 def find_transfer(run: Run, before_ms: int) -> str | None:

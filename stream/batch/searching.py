@@ -25,13 +25,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from stream.adapters.file_pipelines import LoadedPipeline
 from stream.adapters.redis_search import RedisJournal
-from stream.batch.candidates import Recipe, Starts, champion_at, find_transfer
+from stream.batch.candidates import Recipe, Starts, find_transfer, high_water_at
 from stream.batch.plans import Plan, Run
 from stream.batch.search_results import write_results
 from stream.batch.windows import ExampleSource, Window
 from stream.core.evaluating import KEY_FIGURE
 from stream.core.prequential import Lesson, evaluate, timeline
-from stream.errors import ConfigurationError
+from stream.errors import ConfigurationError, Unavailable
 from stream.pipeline import Pipeline
 from stream.search_space import Choice, Whole
 from stream.settings import Settings
@@ -66,13 +66,13 @@ def plan_trials(
     pipeline, rules = its.pipeline, its.pipeline.retrain
     if its.find("plan.json") is None:
         chosen = msgspec.convert(window, Window)
-        before = champion_at(its, champion, chosen.shard, chosen.from_offset).high_water
+        before = high_water_at(its, champion, chosen.shard, chosen.from_offset)
         found = timeline(pipeline, its.source.records(chosen.shard, chosen.from_offset, chosen.to_offset), before)
         transfer = find_transfer(its, found.lessons[0].occurred_at_ms) if "transfer" in rules.start_from else None
         plan = Plan(
             run=run, pipeline=pipeline.name, window=chosen, seed=pipeline.seed, trials=trials or rules.trials,
             workers=workers or rules.workers, champion=champion, transfer=transfer,
-            high_water=dict(before), data=found.digest,
+            high_water=before, data=found.digest,
         )  # fmt: skip
         its.keep("plan.json", plan)
     plan = its.plan()
@@ -287,6 +287,8 @@ def _run_trial(
         trial.set_user_attr("seconds", time.perf_counter() - began_s)
         study.tell(trial, state=TrialState.PRUNED)
         return
+    except Unavailable:
+        raise  # the task is retried, and this trial with it
     except Exception as error:  # noqa: BLE001 - parameters that the user's build() cannot take are a failed trial
         trial.set_user_attr("error", f"{type(error).__name__}: {error}"[:500])
         study.tell(trial, state=TrialState.FAIL)

@@ -153,7 +153,9 @@ def test_a_champion_is_never_one_that_has_learned_what_it_is_judged_on(retrainin
     assert figures[0] == pytest.approx(figures[1], abs=0.02)  # it learned a few labels before they came
 
 
-def judged(figure: float | None, segments: dict[str, float] | None = None, labels: int = 500, failures: int = 0) -> Judged:
+def judged(
+    figure: float | None, segments: dict[str, float] | None = None, labels: int = 500, failures: int = 0
+) -> Judged:
     sheet = {"skill_vs_persistence": 0.1, "skill_vs_prior": 0.2}
     parts = {
         value: {"overall": {"labels": labels, "model": {"average_precision": f, "mae": f}}}

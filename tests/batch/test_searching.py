@@ -43,7 +43,9 @@ def moody(n: int, seed: int = 1) -> Iterator[Row]:
         yield {"a": rng.gauss(0.8 if label else -0.8, 1.5), "b": rng.gauss(0, 1)}, label
 
 
-def planned(retraining: Retraining, records: list[Record], run: str = "run-1", **arguments: Any) -> list[dict[str, Any]]:
+def planned(
+    retraining: Retraining, records: list[Record], run: str = "run-1", **arguments: Any
+) -> list[dict[str, Any]]:
     source = retraining.write(records)
     window = choose_window(retraining.loaded.pipeline, source)
     assert window["window"] is not None, window["why"]
@@ -120,7 +122,9 @@ def test_a_run_is_the_same_each_time(retraining: Retraining):
 
 
 def stripped(rows: list[dict[str, Any]]) -> list[Any]:
-    return [(row["state"], row["start"], row["params"], row["figure"], row["reports"]) for row in rows if row["error"] == ""]
+    return [
+        (row["state"], row["start"], row["params"], row["figure"], row["reports"]) for row in rows if row["error"] == ""
+    ]
 
 
 def trials_in(client: redis.Redis, retraining: Retraining, run: str) -> int:
@@ -173,7 +177,9 @@ def test_with_the_delay_the_search_takes_what_is_better_under_delay(retraining: 
     pipeline = loaded.pipeline
     later = timeline(pipeline, examples(moody(6_000, seed=2), 300)).lessons
     figures = {
-        delay: evaluate(pipeline, pipeline.model({**pipeline.params, "learning_rate": rate}), later, score_from=1_000).figure
+        delay: evaluate(
+            pipeline, pipeline.model({**pipeline.params, "learning_rate": rate}), later, score_from=1_000
+        ).figure
         for delay, rate in rates.items()
     }
     assert rates[0] > 3 * rates[300]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from river import preprocessing
 
-from stream import BoostedClassifier, BoostedRegressor
+from stream import BoostedClassifier, BoostedRegressor, flat_trees
 from stream.boosting import is_batch_trained
 from stream.core.accelerating import compile_learner
 from stream.core.digest import state_digest
@@ -34,7 +34,12 @@ def table(n: int, seed: int = 0, missing: float = 0.1) -> tuple[list[dict[str, A
     rng = random.Random(seed)
     rows, hidden = [], []
     for _ in range(n):
-        x: dict[str, Any] = {"a": rng.gauss(0, 1), "b": rng.expovariate(1), "n": rng.randrange(5), "on": rng.random() < 0.3}
+        x: dict[str, Any] = {
+            "a": rng.gauss(0, 1),
+            "b": rng.expovariate(1),
+            "n": rng.randrange(5),
+            "on": rng.random() < 0.3,
+        }
         x["text"] = rng.choice(["u", "v", "w"] + [f"rare-{i}" for i in range(40)]) if rng.random() < 0.9 else None
         hidden.append(x["a"] * (1 if x["text"] in ("u", "v") else -1) + 0.3 * x["n"] * x["on"] + rng.gauss(0, 0.3))
         for name in ("a", "b"):
@@ -52,7 +57,9 @@ def labels_of(task: str, hidden: list[float]) -> list[Any]:
     return hidden
 
 
-def fitted(task: str, n: int = 1_500, seed: int = 0, missing: float = 0.1, **params: Any) -> tuple[Any, list[dict[str, Any]]]:
+def fitted(
+    task: str, n: int = 1_500, seed: int = 0, missing: float = 0.1, **params: Any
+) -> tuple[Any, list[dict[str, Any]]]:
     rows, hidden = table(n, seed, missing)
     model = BoostedRegressor(**params) if task == "regression" else BoostedClassifier(**params)
     model.fit(rows, labels_of(task, hidden))
@@ -80,13 +87,17 @@ def test_scores_are_lightgbms_own_to_the_last_bit(task: str, missing: float):
 def test_any_model_on_any_values(seed: int, leaves: int, task: str, n: int, data: st.DataObject):
     rows, hidden = table(n, seed, missing=random.Random(seed).choice([0.0, 0.3]))
     labels = labels_of(task, hidden)
-    model = (BoostedRegressor if task == "regression" else BoostedClassifier)(trees=5, leaves=leaves, min_rows=2, seed=seed)
+    model = (BoostedRegressor if task == "regression" else BoostedClassifier)(
+        trees=5, leaves=leaves, min_rows=2, seed=seed
+    )
     model.fit(rows, labels)
     if not model.fitted:
         assert len(set(labels)) < 2
         return
     numbers = st.one_of(st.none(), st.floats(allow_nan=False, width=64), st.sampled_from([one.threshold[0] for one in model.flat().trees if one.threshold] or [0.0]))  # fmt: skip
-    some = st.fixed_dictionaries({"a": numbers, "b": numbers, "n": numbers, "text": st.sampled_from(["u", "rare-3", "?", None])})
+    some = st.fixed_dictionaries(
+        {"a": numbers, "b": numbers, "n": numbers, "text": st.sampled_from(["u", "rare-3", "?", None])}
+    )
     xs = data.draw(st.lists(some, min_size=1, max_size=10))
     flat = model.flat()
     expected = theirs(model, xs)
@@ -96,13 +107,15 @@ def test_any_model_on_any_values(seed: int, leaves: int, task: str, n: int, data
         assert flat.sums(flat._walk(row)) == raw  # the loop that very deep trees need
 
 
-def test_trees_too_deep_to_write_out_are_walked():
-    rows = [{"a": float(i // 4)} for i in range(600)]
-    model = BoostedRegressor(trees=3, leaves=120, min_rows=1, learning_rate=1.0)
-    model.fit(rows, [1.6 ** (i // 4) for i in range(600)])  # each split takes the largest away
+def test_trees_too_deep_to_write_out_are_walked(monkeypatch: pytest.MonkeyPatch):
+    model, rows = fitted("regression", leaves=60, seed=11)
+    assert model.flat().leaves != model.flat()._walk
+    parse_trees.cache_clear()
+    monkeypatch.setattr(flat_trees, "DEPTH_MAX", 5)
     flat = model.flat()
     assert flat.leaves == flat._walk
     assert [flat.raw(model.inputs(x)) for x in rows] == theirs(model, rows).tolist()
+    parse_trees.cache_clear()
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -124,7 +137,9 @@ def test_probabilities_are_lightgbms_and_contributions_add_up(task: str):
         assert list(answer.probabilities.values()) == pytest.approx(
             [1 - theirs_[0], theirs_[0]] if task == "binary" else theirs_, abs=1e-12
         )
-        assert model.predict_proba_one(x)[answer.prediction] == pytest.approx(max(answer.probabilities.values()), abs=1e-12)
+        assert model.predict_proba_one(x)[answer.prediction] == pytest.approx(
+            max(answer.probabilities.values()), abs=1e-12
+        )
         if task == "binary":
             assert total == pytest.approx(math.log(theirs_[0] / (1 - theirs_[0])), abs=1e-9)
         else:
@@ -155,7 +170,9 @@ def test_a_snapshot_is_the_same_model(task: str):
         learner.learn(x, label)
         other.learn(x, label)
     assert state_digest(model) == state_digest(again) != state_digest(twin)
-    assert compile_scorer(model, task, explained_top=5)(rows[0]) == compile_scorer(again, task, explained_top=5)(rows[0])
+    assert compile_scorer(model, task, explained_top=5)(rows[0]) == compile_scorer(again, task, explained_top=5)(
+        rows[0]
+    )
     assert first_not_finite(model) is None
 
 

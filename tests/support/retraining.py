@@ -45,9 +45,7 @@ def examples(rows: Iterable[tuple[dict[str, Any], Any]], delay: int, topic: str 
             label_source="test", labelled_at_ms=(number + delay) * 1_000, timing="on_time", partition=0,
             sequence=number + 1, event_source=Source(f"{topic}.events", 0, number),
         )  # fmt: skip
-        found.append(
-            Record("examples", 0, number, (number + delay) * 1_000 + 500, b"0", msgspec.json.encode(body))
-        )
+        found.append(Record("examples", 0, number, (number + delay) * 1_000 + 500, b"0", msgspec.json.encode(body)))
     return found
 
 
