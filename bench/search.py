@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+import lightgbm
 import msgspec
+import numpy as np
 from river import linear_model, preprocessing
 
 from bench.drift import DATA
@@ -88,6 +90,7 @@ def run(stack: Stack, quick: bool) -> None:
                     f"search.{family}.{workers}_workers", rate, "trials/min", ratio_to="one worker",
                     ratio=round(rate / rates[0], 2), labels=n,
                 )  # fmt: skip
+    _cost()
     if FRAUD.exists():
         _fraud(30_000 if quick else FRAUD_ROWS)
     else:
@@ -121,6 +124,34 @@ def _worker(family: str, n: str, name: str, part: str) -> None:
     begin_s = time.time()
     run_trials(load_settings(), loaded, name, int(part), source=source)
     print(begin_s, time.time())
+
+
+def _cost() -> None:
+    """One prediction of 80 trees with 31 leaves, beside LightGBM's own of a row that is an array already."""
+    source = _Source(8_000)
+    rows = [msgspec.json.decode(record.value or b"", type=Example) for record in source.records(0, 0, 8_000)]
+    model = BoostedClassifier(trees=80, leaves=31)
+    model.fit([one.features for one in rows], [bool(one.label) for one in rows])
+    xs = [one.features for one in rows[:1_000]]
+    booster = lightgbm.Booster(model_str=model.text)
+    arrays = [np.array([model.inputs(x)]) for x in xs]
+    theirs = _fastest_us(lambda row: booster.predict(row, num_threads=1), arrays)
+    for name, top in (("", 0), (".explained", 5)):
+        ours = _fastest_us(compile_scorer(model, "binary", explained_top=top), xs)
+        figure(
+            f"search.boosted.prediction{name}", ours, "us", ratio_to="LightGBM's predict of one row",
+            ratio=round(ours / theirs, 2), other=round(theirs, 1),
+        )  # fmt: skip
+
+
+def _fastest_us(call: Any, inputs: list[Any]) -> float:
+    fastest = float("inf")
+    for _ in range(7):
+        began_s = time.perf_counter()
+        for one in inputs:
+            call(one)
+        fastest = min(fastest, time.perf_counter() - began_s)
+    return fastest / len(inputs) * 1e6
 
 
 # -- fraud ---------------------------------------------------------------------------------------------------------------

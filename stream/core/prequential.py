@@ -189,6 +189,8 @@ def evaluate(
 def train(pipeline: Pipeline, model: Any, lessons: Sequence[Lesson], *, fit_to: int | None) -> int:
     """Teach a model all lessons, in their order, as the live learner does; returns how many it has learned.
 
+    A weight that is not finite is not mended, as it would be live: look at it with `first_not_finite`.
+
     Args:
         fit_to: a batch-trained model is fitted on the lessons before this offset, and given the others one by one; None: it
             comes fitted.

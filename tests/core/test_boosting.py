@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import lightgbm
@@ -283,3 +286,21 @@ def test_texts_are_parsed_once_per_process():
     model, _ = fitted("binary", trees=3)
     assert isinstance(model.flat(), FlatTrees)
     assert load_model(dump_model(model)).flat() is model.flat()
+
+
+def test_a_worker_needs_no_lightgbm(tmp_path: Path):
+    model, rows = fitted("binary")
+    (tmp_path / "model").write_bytes(dump_model(model))
+    expected = compile_scorer(model, "binary", explained_top=5)(rows[0])
+    code = (
+        "import sys; sys.modules['lightgbm'] = sys.modules['optuna'] = None\n"
+        "import stream.worker.app\n"
+        "from stream.core.lean_pickle import load_model\n"
+        "from stream.core.explaining import compile_scorer\n"
+        "model = load_model(open(sys.argv[1], 'rb').read())\n"
+        f"print(compile_scorer(model, 'binary', explained_top=5)({rows[0]!r}) )"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "model")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(expected)
