@@ -11,7 +11,7 @@ from stream.core.prequential import Lesson, scored_lessons, timeline
 from stream.core.records import Record
 from stream.pipeline import Pipeline
 
-__all__ = ["ExampleSource", "Window", "choose_window"]
+__all__ = ["ExampleSource", "Window", "choose_window", "count_labels"]
 
 FIT_SHARE = 1 / 3  # of the search's lessons are learned only, the others scored
 SCORED_MIN = 20
@@ -90,6 +90,15 @@ def choose_window(
                 f"known, the {what} needs {SCORED_MIN}: labels take long, wait for more"
             )
     return {"window": msgspec.to_builtins(window), "why": ""}
+
+
+def count_labels(
+    pipeline: Pipeline, source: ExampleSource, from_offset: int, to_offset: int | None = None, *, shard: int = 0
+) -> int:
+    """How many examples that are learned lie in a range, its end excluded; None: to the archive's end. What
+    `retrain.follow_ups` counts, from a drift's change point."""
+    to = source.end(shard) if to_offset is None else to_offset
+    return len(timeline(pipeline, source.records(shard, from_offset, to)).lessons)
 
 
 def _scored(lessons: list[Lesson], mark: int) -> int:

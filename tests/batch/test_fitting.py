@@ -9,9 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from river import anomaly, linear_model, preprocessing
 
-from stream import Pipeline
+from stream import BoostedClassifier, BoostedRegressor, Pipeline, Retrain, search_space
 from stream.adapters.artifact_files import ArtifactFiles
+from stream.adapters.file_pipelines import LoadedPipeline
 from stream.batch.candidates import base_before, champion_at
 from stream.batch.comparing import compare, judge
 from stream.batch.fitting import fit
@@ -19,6 +21,8 @@ from stream.batch.plans import Run
 from stream.batch.searching import finish_search, plan_trials, run_trials
 from stream.batch.windows import choose_window
 from stream.core.digest import state_digest
+from stream.core.evaluating import KEY_FIGURE
+from stream.core.explaining import compile_scorer
 from stream.core.learning import LearnStep
 from stream.core.model_bases import ModelBase, open_base, seal_base
 from stream.core.prequential import Judged
@@ -151,6 +155,62 @@ def test_a_champion_is_never_one_that_has_learned_what_it_is_judged_on(retrainin
         figures.append(compare(retraining.settings, retraining.loaded, run, source=source)["figures"]["champion"])
     assert figures[1] == figures[2]
     assert figures[0] == pytest.approx(figures[1], abs=0.02)  # it learned a few labels before they came
+
+
+def any_task(task: str) -> Pipeline:
+    def build(params: dict[str, Any]) -> Any:
+        if params["family"] == "boosted":
+            boosted: Any = BoostedRegressor if task == "regression" else BoostedClassifier
+            return boosted(trees=params["trees"], leaves=7, online_layer=params["layer"], seed=params["seed"])
+        if task == "anomaly":
+            return anomaly.HalfSpaceTrees(n_trees=params["trees"], height=5, seed=params["seed"])
+        models: dict[str, Any] = {
+            "binary": linear_model.LogisticRegression, "multiclass": linear_model.SoftmaxRegression,
+            "regression": linear_model.LinearRegression,
+        }  # fmt: skip
+        return preprocessing.StandardScaler() | models[task]()
+
+    families = ("online",) if task == "anomaly" else ("online", "boosted")
+    return pipeline_of(
+        name=f"any-{task}", task=task, features={"a": float, "b": float}, entity_features=[], model=build,
+        params={"family": "online", "trees": 10, "layer": False}, segments=[],
+        search_space={
+            "family": search_space.choice(*families), "trees": search_space.whole(5, 25),
+            "layer": search_space.choice(True, False),
+        },
+        retrain=Retrain(trials=9, workers=1, labels_min=100),
+    )  # fmt: skip
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression", "anomaly"])
+def test_every_task_goes_all_the_way(retraining: Retraining, task: str):
+    """What a straight line cannot tell is found by the trees: they win where there are any, by the task's own figure."""
+    rng = random.Random(6)
+    table = []
+    for i in range(1_600):
+        x = {"a": rng.gauss(0, 1) + 4 * (i % 20 == 0), "b": rng.gauss(0, 1)}
+        hidden = x["a"] * x["b"] + rng.gauss(0, 0.1)
+        label: Any = {"binary": hidden > 0.3, "multiclass": "uvw"[(hidden > -0.3) + (hidden > 0.3)], "regression": hidden,
+                      "anomaly": i % 20 == 0}[task]  # fmt: skip
+        table.append((x, label))
+    retraining.loaded = LoadedPipeline(any_task(task), frozenset())
+    retraining.name = f"any-{task}"
+    searched(retraining, examples(table, 40))
+    made = fit(retraining.settings, retraining.loaded, "run-1", source=retraining.source)
+    verdict = compare(retraining.settings, retraining.loaded, "run-1", source=retraining.source)
+    figures = verdict["figures"]
+    assert figures["figure"] == KEY_FIGURE[task]
+    base = opened(retraining, made["base"])
+    assert base.name == made["base"] and base.learned == 1_600
+    answer = compile_scorer(base.model, task, explained_top=2)({"a": 1.0, "b": 1.0})
+    assert answer.prediction is not None
+    if task == "anomaly":
+        return
+    assert made["params"]["family"] == "boosted"
+    assert verdict["accepted"], verdict["why"]
+    lower = figures["candidate"] < figures["champion"]
+    assert lower == (task == "regression") and figures["gain"] > 0
 
 
 def judged(

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from stream.batch.searching import finish_search, plan_trials, run_trials
-from stream.batch.windows import choose_window
+from stream.batch.windows import choose_window, count_labels
 from stream.core.model_bases import ModelBase, seal_base
 from stream.core.prequential import evaluate, timeline
 from stream.core.records import Record
@@ -254,5 +254,7 @@ def test_a_window_has_four_marks(retraining: Retraining):
     assert window == {
         "shard": 0, "from_offset": 600, "score_offset": 700, "split_offset": 900, "to_offset": 1_000, "labels": 400,
     }  # fmt: skip
+    assert count_labels(pipeline, source, 600) == 400
+    assert count_labels(pipeline, source, 600, 650) == 50
     assert choose_window(pipeline, source, change_point=800)["window"]["from_offset"] == 800
     assert choose_window(pipeline, source, change_point=100, to_offset=900)["window"]["from_offset"] == 500
