@@ -41,7 +41,7 @@ def compare(
     its = Run(settings, loaded, run, source)
     plan = its.plan()
     window, pipeline = plan.window, its.pipeline
-    best = finish_search(settings, loaded, run, source=its.source)["best"]
+    best = finish_search(settings, loaded, run, source=source)["best"]
     lessons = its.lessons(plan).lessons
     known_at_ms = known_at(lessons, window.split_offset)
     candidate = Starts(its, plan).model(Recipe(best["start"], best["params"]))

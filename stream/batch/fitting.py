@@ -37,7 +37,7 @@ def fit(settings: Settings, loaded: LoadedPipeline, run: str, *, source: Example
     its = Run(settings, loaded, run, source)
     plan = its.plan()
     window = plan.window
-    best = finish_search(settings, loaded, run, source=its.source)["best"]
+    best = finish_search(settings, loaded, run, source=source)["best"]
     recipe = Recipe(best["start"], best["params"])
     found = its.lessons(plan)
     model = Starts(its, plan).model(recipe)

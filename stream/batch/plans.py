@@ -58,9 +58,16 @@ class Run:
         self.pipeline: Pipeline = loaded.pipeline
         self.allowed = loaded.allowed
         self.files = ArtifactFiles(settings.artifact_url, self.pipeline.name)
-        self.source = open_archive(settings, self.pipeline.name) if source is None else source
+        self._source = source
         self.keys = settings.signing()
         self.configuration = self.pipeline.fingerprint(state_digest(self.pipeline.build()))
+
+    @property
+    def source(self) -> ExampleSource:
+        """The archive, opened when it is first needed."""
+        if self._source is None:
+            self._source = open_archive(self.settings, self.pipeline.name)
+        return self._source
 
     def plan(self) -> Plan:
         """Raises ConfigurationError if the run was not planned."""
