@@ -4,11 +4,14 @@ If you are here to read the code, start with messages.py, then core/scoring.py a
 worker/score.py.
 """
 
-from stream import entity
+from stream import entity, search_space
+from stream.boosting import BoostedClassifier, BoostedRegressor
 from stream.lifecycle import Objectives, Retrain, Rollout
 from stream.pipeline import Drift, Explain, Feature, Labels, Limits, Pipeline, number
 
 __all__ = [
+    "BoostedClassifier",
+    "BoostedRegressor",
     "Drift",
     "Explain",
     "Feature",
@@ -20,4 +23,5 @@ __all__ = [
     "Rollout",
     "entity",
     "number",
+    "search_space",
 ]
