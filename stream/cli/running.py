@@ -27,8 +27,8 @@ from stream.cli.showing import PipelineStatus, drift_text, quality_table, read_s
 from stream.cli.sources import Columns, read_source
 from stream.core.evaluating import KEY_FIGURE
 from stream.errors import ConfigurationError, DriftloopError, Unavailable
-from stream.local.process import Child, Reaper, wait_until
-from stream.local.stack import Stack, write_private
+from stream.local.process import Child, Reaper, wait_until, write_private
+from stream.local.stack import Stack
 from stream.messages import Drift
 from stream.pipeline import Pipeline
 from stream.settings import Settings, load_settings
