@@ -5,6 +5,19 @@ worker/score.py.
 """
 
 from stream import entity
+from stream.lifecycle import Objectives, Retrain, Rollout
 from stream.pipeline import Drift, Explain, Feature, Labels, Limits, Pipeline, number
 
-__all__ = ["Drift", "Explain", "Feature", "Labels", "Limits", "Pipeline", "entity", "number"]
+__all__ = [
+    "Drift",
+    "Explain",
+    "Feature",
+    "Labels",
+    "Limits",
+    "Objectives",
+    "Pipeline",
+    "Retrain",
+    "Rollout",
+    "entity",
+    "number",
+]

@@ -96,12 +96,14 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     ],
     "releases": [
         {
-            "release_id": "payments-7",
+            "release_id": "9d1f00aa.5",
             "pipeline": "payments",
             "action": "promoted",
+            "base": "9d1f00aa",
             "version": "9d1f00aa@17734",
-            "parent_version": "84c5abf7@17734",
+            "parent": "84c5abf7",
             "decided_by": "rule:sequential_test",
+            "reason": "better than the champion: evidence 23.1, needed 20",
             "evidence": {"labels": 4000, "gain": 0.03},
             "decided_at_ms": 1767312000000,
         }

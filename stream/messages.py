@@ -108,6 +108,7 @@ class Served(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     persistence: LabelValue | None = None  # the last label learned when this was served
     prior: LabelValue | None = None  # the majority class or the mean at that moment
     prior_probabilities: dict[str, float] | None = None
+    failed: bool = False  # it raised for this event, or its answer could not be written
 
 
 class Example(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -117,7 +118,7 @@ class Example(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     entity_id: str
     occurred_at_ms: int
     features: dict[str, Value]
-    served: dict[str, Served]  # slot -> what it answered
+    served: dict[str, Served]  # slot -> what it answered; one of them was given to the user
     label: LabelValue
     label_source: str
     labelled_at_ms: int
@@ -127,6 +128,7 @@ class Example(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     event_source: Source
     label_source_position: Source | None = None  # none when the label is the declared default
     previous_label: LabelValue | None = None  # what a correction contradicts
+    slot: str = "champion"  # whose answer the user was given
 
 
 class Moved(msgspec.Struct, frozen=True, gc=False):
@@ -175,15 +177,26 @@ class LabelRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):
-    """The audit log: one record for each change of the model that serves."""
+    """The audit log: one record for each change of a model that answers or may soon. Copies are byte-identical."""
 
-    release_id: str
+    release_id: Annotated[str, Meta(description="<base>.<number of the record>")]
     pipeline: str
-    action: Literal["released", "promoted", "rolled_back", "rejected"]
-    version: str
-    parent_version: str | None
-    decided_by: str
-    evidence: dict[str, float | int | str | bool | None]
+    shard: Count = 0
+    action: Annotated[
+        Literal["started", "released", "canary", "promoted", "confirmed", "rolled_back", "rejected"],
+        Meta(
+            description="started: the first model; released: scored beside the champion, answers nobody; canary: answers a "
+            "share of entities; promoted: is the champion; confirmed: its probation is over; rolled_back: the former "
+            "champion is back; rejected: gone"
+        ),
+    ]
+    base: Annotated[str, Meta(description="the model that this is about")]
+    version: Annotated[str, Meta(description="<base>@<offset of the example before which it happened>")]
+    parent: Annotated[str | None, Meta(description="base of the champion at that moment")] = None
+    share: Annotated[float, Meta(ge=0, le=1, description="of the entities that it answers from now on")] = 0.0
+    decided_by: Annotated[str, Meta(description="rule:<name>, person:<name> or run:<id of a retraining>")]
+    reason: str = ""
+    evidence: dict[str, float | int | str | bool | None] = {}
     decided_at_ms: int
 
 

@@ -15,8 +15,9 @@ from typing import Any, Literal, TypeGuard
 
 import msgspec
 
-from stream import entity
+from stream import entity, lifecycle
 from stream.errors import ConfigurationError
+from stream.lifecycle import Objectives, Retrain, Rollout
 from stream.messages import LabelValue
 
 __all__ = ["OTHER_VALUE", "Drift", "Explain", "Feature", "Labels", "Limits", "Pipeline", "Task", "number"]
@@ -162,7 +163,7 @@ class Pipeline:
         features: name -> `float`, `int`, `str`, `bool`, or a `Feature` / `number(low=, high=)`.
         model: `build(params) -> River estimator or pipeline`. It must be deterministic: pass `params["seed"]` on.
         params: what `model` is called with; `seed` is added.
-        search_space: for retraining; unused on the streaming path.
+        search_space: what retraining tries for `params`: name -> `search_space.number(...)`, `whole(...)`, `choice(...)`.
         entity_features: from `stream.entity`; computed from the entity's history before each event.
         threshold: binary: the probability from which the prediction is true; anomaly: the score.
         explain: True, False or `Explain(top=...)`.
@@ -170,6 +171,9 @@ class Pipeline:
         segments: declared features (str, bool or int) by whose values figures are kept apart and drift is watched, too.
         segment_values_max: values of one segment that are told apart, in the order they come; all others are one.
         alert_share: binary and anomaly: the share of events that people can look at; recall is also reported for it.
+        retrain: `Retrain(...)`, when and how candidates are made.
+        rollout: `Rollout(...)`, how a candidate becomes the champion.
+        objectives: `Objectives(...)`, what is promised to users.
 
     Raises:
         ConfigurationError: with every mistake in its text, one a line.
@@ -189,6 +193,9 @@ class Pipeline:
     segments: Sequence[str] = ()
     segment_values_max: int = 10
     alert_share: float = 0.01
+    retrain: Retrain = field(default_factory=Retrain)
+    rollout: Rollout = field(default_factory=Rollout)
+    objectives: Objectives = field(default_factory=Objectives)
     limits: Limits = Limits()
     seed: int = 42
 
@@ -266,6 +273,7 @@ def _mistakes(pipeline: Pipeline) -> list[ConfigurationError]:
         found += _drift_mistakes(pipeline.drift)
     elif not isinstance(pipeline.drift, bool):
         found.append(ConfigurationError("drift", pipeline.drift, "use True, False or Drift(...)"))
+    found += lifecycle.mistakes(pipeline.retrain, pipeline.rollout, pipeline.objectives)
     types = {n: k.type if isinstance(k, Feature) else k for n, k in pipeline.features.items()}
     found += entity.validate(pipeline.entity_features, types)
     return found or _idle_mistakes(pipeline)

@@ -43,6 +43,11 @@ class Settings(BaseSettings):
     signing_key: SecretStr | None = Field(None, description="signs model snapshots; at least 32 characters")
     signing_keys_old: SecretStr | None = Field(None, description="still accepted, comma-separated, for rotation")
 
+    artifact_url: str = Field(
+        ".driftloop/artifacts",
+        description="where model bases and retraining runs are kept: a directory or an fsspec URL",
+    )
+
     session_timeout_ms: int = Field(10_000, ge=1_000, description="a silent worker is replaced after this")
     batch_records_max: int = Field(1_000, ge=1, le=5_000, description="records per micro-batch")
     fetch_wait_ms: int = Field(5, ge=1, description="how long the broker may hold a fetch back to fill it")
