@@ -114,8 +114,9 @@ def _ask(file: Path) -> Listed:
     except subprocess.TimeoutExpired:
         raise ConfigurationError("pipeline file", str(file), f"it takes longer than {LOAD_S:.0f} s to load") from None
     if answer.returncode != 0:
-        last = answer.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise ConfigurationError("pipeline file", str(file), last[0] if last else "it does not load")
+        said = answer.stderr.decode(errors="replace").strip()
+        said = said if answer.returncode == 2 else said.rpartition("\n")[2]
+        raise ConfigurationError("pipeline file", str(file), said[-2_000:] or "it does not load")
     return msgspec.json.decode(answer.stdout.splitlines()[-1], type=Listed)  # the file may print
 
 
@@ -136,4 +137,9 @@ def _describe(file: Path) -> Listed:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("\n" + msgspec.json.encode(_describe(Path(sys.argv[1]))).decode() + "\n")
+    try:
+        found = _describe(Path(sys.argv[1]))
+    except ConfigurationError as error:
+        sys.stderr.write(str(error))
+        sys.exit(2)
+    sys.stdout.write("\n" + msgspec.json.encode(found).decode() + "\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stream.adapters.pipeline_manifest import Listed, list_pipelines
-from stream.errors import ConfigurationError
+from stream.errors import ConfigurationError, DriftloopError
 from stream.settings import load_settings, seen_by_pipelines
 
 __all__ = ["call", "pipelines", "refuse_broken"]
@@ -31,10 +31,19 @@ def refuse_broken() -> None:
 def call(step: str, file: str, **arguments: Any) -> Any:
     """Run `stream.batch.<module>.<function>(settings, pipeline, **arguments)`, in a task: it imports River and more.
 
+    Raises AirflowFailException for an error of ours that no retry mends: the task then fails at once.
+
     >>> call("taking_up.take_up", "payments.py", run_id="r1")  # doctest: +SKIP
     """
+    from airflow.sdk.exceptions import AirflowFailException
+
     from stream.adapters.file_pipelines import load_pipeline
 
     module, _, function = step.partition(".")
     run = getattr(importlib.import_module(f"stream.batch.{module}"), function)
-    return run(load_settings(), load_pipeline(Path(file)).pipeline, **arguments)
+    try:
+        return run(load_settings(), load_pipeline(Path(file)).pipeline, **arguments)
+    except DriftloopError as error:
+        if error.retriable:
+            raise
+        raise AirflowFailException(f"{type(error).__name__}: {error}") from error

@@ -63,6 +63,7 @@ class AirflowServer:
         pipelines: names of the pipelines whose drifts are watched.
         kafka: `Settings.kafka()`.
         dags: the folder of DAG files.
+        connections: more of Airflow's connections, by id.
         cache: where a migrated database is kept for the next new directory; none: migrate each time.
 
     Raises:
@@ -80,6 +81,7 @@ class AirflowServer:
         pipelines: Sequence[str] = (),
         kafka: Mapping[str, object] | None = None,
         dags: Path = ROOT / "dags",
+        connections: Mapping[str, str] | None = None,
         cache: Path | None = None,
     ) -> None:
         if not python.is_file():
@@ -97,6 +99,8 @@ class AirflowServer:
             **environment,
             **self._settings(port, dags),
             **dict(kafka_connection(kafka or {}, name) for name in pipelines),
+            **{f"AIRFLOW_CONN_{name.upper()}": value for name, value in (connections or {}).items()},
+            "DRIFTLOOP_PIPELINES_CACHE": str(self.directory / "pipelines"),
         }
         self.parts = {
             name: Child(
@@ -163,7 +167,11 @@ class AirflowServer:
         self.parts[name].start()
 
     def stop(self) -> None:
-        # One SIGTERM each: a second one makes a triggerer drop what it is doing.
+        # The second SIGTERM, below, says: do not wait for what is running. A task runs again, a message comes again.
+        for part in self.parts.values():
+            if part.running():
+                part.signal(18)
+                part.signal(15)
         with ThreadPoolExecutor(len(self.parts)) as pool:
             list(pool.map(lambda part: part.stop(STOP_S), self.parts.values()))
         for part in self.parts.values():

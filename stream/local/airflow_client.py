@@ -47,6 +47,10 @@ class AirflowClient:
         body = {"logical_date": None, "conf": dict(conf or {})}
         return str(self._call("POST", f"/api/v2/dags/{quote(dag_id)}/dagRuns", body)["dag_run_id"])
 
+    def end(self, dag_id: str, run_id: str, state: str = "failed") -> None:
+        """Mark a run as failed or success; what it runs is stopped."""
+        self._call("PATCH", f"/api/v2/dags/{quote(dag_id)}/dagRuns/{quote(run_id)}", {"state": state})
+
     def pause(self, dag_id: str, paused: bool = True) -> None:
         self._call("PATCH", f"/api/v2/dags/{quote(dag_id)}", {"is_paused": paused})
 
