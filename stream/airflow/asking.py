@@ -1,8 +1,12 @@
-"""A question to a person whose answer is not lost.
+"""A question to a person whose answer is neither lost nor the end of the run.
 
-Airflow 3.3 (#67287, #72716): an answer within about `workers.min_heartbeat_interval` of the question makes the
-scheduler take the waiting task for a crashed one. Its own operator then fails, or with retries asks again and deletes the
-answer. The answer is still stored when the retry begins, so this operator looks there first.
+Airflow 3.3's own operator has three holes, all found here by answering at once:
+- An answer soon after the question makes the scheduler take the waiting task for a crashed one (#67287, #72716). The task
+  fails, or with retries asks again and deletes the answer.
+- An answer before the task waits is stored, and looked at only when the time-out is over.
+- A task cannot read its own answer.
+The scheduler does read it when a waiting task's time-out is over. So this operator waits in short turns, and a retry waits
+again without asking again.
 """
 
 from __future__ import annotations
@@ -11,22 +15,52 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
-from airflow.sdk.execution_time.hitl import get_hitl_detail_content_detail
+from airflow.sdk.exceptions import TaskAwaitingInput
 
 __all__ = ["AskOperator"]
 
-FRESH = timedelta(minutes=5)  # an older answer was to a question that somebody has cleared, to be asked anew
+TURN_MIN, TURN_MAX = timedelta(seconds=5), timedelta(seconds=120)
 
 
 class AskOperator(HITLOperator):
-    """As HITLOperator; give it retries."""
+    """As HITLOperator; give it retries: each answer that comes too soon costs one.
+
+    Args:
+        within: so long the question stands.
+        otherwise: the option that is taken then; `responded_by_user` is None.
+    """
+
+    def __init__(self, *, within: timedelta, otherwise: str, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.within, self.otherwise = within, otherwise
 
     def execute(self, context: Any) -> Any:
-        instance = context["task_instance"]
-        if instance.try_number > 1:
-            given = get_hitl_detail_content_detail(instance.id)
-            if given.response_received and given.responded_at and datetime.now(UTC) - given.responded_at < FRESH:
-                self.log.info("taking the answer that was given to the first attempt")
-                event = {name: getattr(given, name) for name in ("chosen_options", "params_input", "responded_at")}
-                return self.execute_complete(context, {**event, "responded_by_user": given.responded_by_user})
-        return super().execute(context)
+        instance, store = context["task_instance"], context["task_state_store"]
+        asked = store.get("asked")
+        # A person who clears the task wants to be asked anew; Airflow then raises max_tries.
+        if asked is None or asked["max_tries"] != instance.max_tries:
+            asked = {"max_tries": instance.max_tries, "at": datetime.now(UTC).isoformat()}
+            try:
+                super().execute(context)
+            except TaskAwaitingInput:
+                store.set("asked", asked)
+        self._wait(asked["at"])
+
+    def execute_complete(self, context: Any, event: dict[str, Any], at: str = "") -> Any:
+        if event.get("error_type") != "timeout":
+            return super().execute_complete(context, event)
+        now = datetime.now(UTC)
+        if now - datetime.fromisoformat(at) < self.within:
+            self._wait(at)
+        return {
+            "chosen_options": [self.otherwise],
+            "params_input": {},
+            "responded_at": now,
+            "responded_by_user": None,
+            "timedout": True,
+        }
+
+    def _wait(self, at: str) -> None:
+        waited = datetime.now(UTC) - datetime.fromisoformat(at)
+        turn = min(max(waited, TURN_MIN), TURN_MAX, max(self.within - waited, timedelta(seconds=1)))
+        raise TaskAwaitingInput(method_name="execute_complete", kwargs={"at": at}, timeout=turn)

@@ -17,17 +17,17 @@ with DAG("asking", schedule=None, max_active_tasks=2):
             task_id=f"ask_{number}",
             subject="Release?",
             options=["Release", "Reject"],
-            defaults="Reject",
-            response_timeout=timedelta(minutes=5),
-            retries=5,
+            within=timedelta(minutes=10),
+            otherwise="Reject",
+            retries=10,
             retry_delay=timedelta(seconds=1),
         )
         decide.override(task_id=f"decide_{number}")(asked.output)
 
 with DAG("nobody_answers", schedule=None):
     silent = AskOperator(
-        task_id="ask", subject="Release?", options=["Release", "Reject"], defaults="Reject",
-        response_timeout=timedelta(seconds=2),
+        task_id="ask", subject="Release?", options=["Release", "Reject"],
+        within=timedelta(seconds=2), otherwise="Reject",
     )  # fmt: skip
     decide.override(task_id="decide")(silent.output)
 
