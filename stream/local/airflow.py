@@ -21,12 +21,13 @@ from stream.local.postgres import PostgresServer
 from stream.local.process import Child, Reaper, end_session, wait_until, write_private
 from stream.local.servers import stored_ports
 
-__all__ = ["AirflowServer"]
+__all__ = ["AIRFLOW_PYTHON", "AirflowServer"]
 
 START_S = 180.0
 STOP_S = 20.0  # a triggerer now and then needs 13
 USER = "admin"
 ROOT = Path(__file__).parents[2]
+AIRFLOW_PYTHON = ROOT / ".venv-airflow" / "bin" / "python"
 COMPONENTS: dict[str, tuple[str, ...]] = {
     "api-server": ("api-server", "--workers", "1"),
     # Without --skip-serve-logs these two listen on all interfaces.

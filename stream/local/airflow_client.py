@@ -49,7 +49,15 @@ class AirflowClient:
 
     def end(self, dag_id: str, run_id: str, state: str = "failed") -> None:
         """Mark a run as failed or success; what it runs is stopped."""
-        self._call("PATCH", f"/api/v2/dags/{quote(dag_id)}/dagRuns/{quote(run_id)}", {"state": state})
+        for attempt in range(5):
+            try:
+                self._call("PATCH", f"/api/v2/dags/{quote(dag_id)}/dagRuns/{quote(run_id)}", {"state": state})
+                return
+            except (
+                DriftloopError
+            ) as error:  # the scheduler changes the same rows: PostgreSQL ends one of two in a deadlock
+                if ": 500 " not in str(error) or attempt == 4:
+                    raise
 
     def pause(self, dag_id: str, paused: bool = True) -> None:
         self._call("PATCH", f"/api/v2/dags/{quote(dag_id)}", {"is_paused": paused})

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,6 @@ class Watched:
     mails: list[str]
     posts: list[dict[str, Any]]
     sent: int = 0
-    known: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.client = self.server.client()
@@ -53,6 +53,7 @@ class Watched:
         """Put a drift on the topic; returns its id."""
         from confluent_kafka import Producer
 
+        self.wait(lambda: self.cool_until_ms() <= time.time() * 1_000, "the cool-down of the last drift to be over")
         names = TopicNames(self.pipeline.name)
         drift_id = f"d{self.sent}"
         message = Drift(
@@ -64,6 +65,14 @@ class Watched:
         producer.produce(names["drifts"], msgspec.json.encode(message), self.pipeline.name.encode(), 0)
         assert producer.flush(30) == 0
         return drift_id
+
+    def cool_until_ms(self) -> int:
+        inbox = RedisDriftInbox(**self.settings.redis(), pipeline=self.pipeline.name)
+        try:
+            episode = inbox.load().inbox.episode
+            return episode.cool_until_ms if episode else 0
+        finally:
+            inbox.close()
 
     def outcomes(self) -> dict[str | None, Outcome]:
         inbox = RedisDriftInbox(**self.settings.redis(), pipeline=self.pipeline.name)
