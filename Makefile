@@ -37,8 +37,8 @@ install-airflow: .venv-airflow/.installed  ## .venv-airflow: Airflow and what it
 	@touch $@
 
 check: install  ## format, lint, types, import directions
-	$(BIN)/ruff format --check stream tests examples bench
-	$(BIN)/ruff check stream tests examples bench
+	$(BIN)/ruff format --check stream dags tests examples bench
+	$(BIN)/ruff check stream dags tests examples bench
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
