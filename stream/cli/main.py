@@ -130,6 +130,7 @@ def up(
     pipeline_file: PipelineFile,
     score: Annotated[int, typer.Option("--score", min=1, max=32, help="score workers")] = 1,
     directory: Directory = Path(".driftloop") / "up",
+    airflow: Annotated[bool, typer.Option("--airflow", help="start Airflow, too, with the retraining loop")] = False,
 ) -> None:
     """Run a pipeline here: one score and one learn worker, restarted if they fail; Ctrl-C stops everything.
 
@@ -138,7 +139,7 @@ def up(
     from stream.cli.running import run_up
 
     _rehearse(load_pipeline(pipeline_file))
-    run_up(pipeline_file, score, directory, console)
+    run_up(pipeline_file, score, directory, console, airflow=airflow)
 
 
 @app.command()

@@ -28,8 +28,9 @@ from stream.cli.sources import Columns, read_source
 from stream.core.beginning import Beginning
 from stream.core.evaluating import KEY_FIGURE
 from stream.errors import ConfigurationError, DriftloopError, Unavailable
-from stream.local.process import Child, Reaper, wait_until
-from stream.local.stack import Stack, write_private
+from stream.local.airflow import AIRFLOW_PYTHON, AirflowServer
+from stream.local.process import Child, Reaper, wait_until, write_private
+from stream.local.stack import Stack
 from stream.messages import Drift
 from stream.pipeline import Pipeline
 from stream.settings import Settings, load_settings
@@ -75,7 +76,7 @@ def interruptible() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def run_up(pipeline_file: Path, score: int, directory: Path, console: Console) -> None:
+def run_up(pipeline_file: Path, score: int, directory: Path, console: Console, *, airflow: bool = False) -> None:
     """See `driftloop up`."""
     pipeline = load_pipeline(pipeline_file).pipeline
     own_servers = "brokers" not in load_settings().model_fields_set  # neither in the environment nor in its file
@@ -86,14 +87,47 @@ def run_up(pipeline_file: Path, score: int, directory: Path, console: Console) -
                 environment = directory / "environment"
                 write_private(environment, _exports())  # it holds the signing key
                 console.print(f"in another terminal: [bold]source {environment}[/]", highlight=False)
-                supervise(pipeline, pipeline_file, score, directory, stack.reaper, stop, console)
+                with _airflow(pipeline, pipeline_file, directory, stack.reaper, console, wanted=airflow):
+                    supervise(pipeline, pipeline_file, score, directory, stack.reaper, stop, console)
             return
         directory.mkdir(parents=True, exist_ok=True)
         reaper = Reaper()
         try:
-            supervise(pipeline, pipeline_file, score, directory, reaper, stop, console)
+            with _airflow(pipeline, pipeline_file, directory, reaper, console, wanted=airflow):
+                supervise(pipeline, pipeline_file, score, directory, reaper, stop, console)
         finally:
             reaper.close()
+
+
+@contextmanager
+def _airflow(
+    pipeline: Pipeline, pipeline_file: Path, directory: Path, reaper: Reaper, console: Console, *, wanted: bool
+) -> Iterator[AirflowServer | None]:
+    """Airflow for this pipeline, if wanted, until the block ends."""
+    if not wanted:
+        yield None
+        return
+    settings = load_settings()
+    # Its triggerer would complain of topics that do not exist yet.
+    KafkaTopics(settings.kafka(), TopicNames(pipeline.name)).create(settings.partitions, settings.replication_factor)
+    server = AirflowServer(
+        directory / "airflow",
+        AIRFLOW_PYTHON,
+        reaper,
+        environment={**os.environ, "DRIFTLOOP_PIPELINES": str(pipeline_file.absolute())},
+        pipelines=[pipeline.name],
+        kafka=settings.kafka(),
+        cache=Path(".driftloop"),
+    )
+    try:
+        console.print("starting Airflow ...", style="dim")
+        server.start()
+        server.wait_ready()
+        login = f"user {server.username}, password {server.password}"
+        console.print(f"Airflow: [bold]{server.url}[/] ({login})", highlight=False)
+        yield server
+    finally:
+        server.stop()
 
 
 def _exports() -> str:
