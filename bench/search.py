@@ -21,10 +21,11 @@ from river import linear_model, preprocessing
 
 from bench.drift import DATA
 from bench.harness import figure
-from stream import BoostedClassifier, Pipeline, Retrain, search_space
+from stream import Pipeline, Retrain, search_space
 from stream.adapters.file_pipelines import LoadedPipeline
 from stream.batch.searching import finish_search, plan_trials, run_trials
 from stream.batch.windows import choose_window
+from stream.boosting import BoostedClassifier
 from stream.core.evaluating import Evaluation
 from stream.core.explaining import compile_scorer
 from stream.core.prequential import Lesson, evaluate

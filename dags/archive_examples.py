@@ -11,7 +11,7 @@ from stream.settings import load_settings
 
 @task
 def archive_examples(file: str) -> dict:
-    return call("archiving.archive_examples", file)
+    return call("archive_examples", file)
 
 
 for listed in pipelines():

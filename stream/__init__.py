@@ -1,17 +1,14 @@
-"""What a pipeline file imports, and nothing else.
+"""What a pipeline file imports, and nothing else; batch-trained models are in `stream.boosting`.
 
 If you are here to read the code, start with messages.py, then core/scoring.py and core/learning.py, then
 worker/score.py.
 """
 
 from stream import entity, search_space
-from stream.boosting import BoostedClassifier, BoostedRegressor
 from stream.lifecycle import Objectives, Retrain, Rollout
 from stream.pipeline import Drift, Explain, Feature, Labels, Limits, Pipeline, number
 
 __all__ = [
-    "BoostedClassifier",
-    "BoostedRegressor",
     "Drift",
     "Explain",
     "Feature",

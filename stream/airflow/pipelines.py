@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +28,19 @@ def refuse_broken() -> None:
 
 
 def call(step: str, file: str, **arguments: Any) -> Any:
-    """Run `stream.batch.<module>.<function>(settings, pipeline, **arguments)`, in a task: it imports River and more.
+    """Run a step of `stream.batch.retraining` for the pipeline of a file, in a task: it imports River and more.
 
     Raises AirflowFailException for an error of ours that no retry mends: the task then fails at once.
 
-    >>> call("taking_up.take_up", "payments.py", run_id="r1")  # doctest: +SKIP
+    >>> call("take_up", "payments.py", run_id="r1")  # doctest: +SKIP
     """
     from airflow.sdk.exceptions import AirflowFailException
 
     from stream.adapters.file_pipelines import load_pipeline
+    from stream.batch import retraining
 
-    module, _, function = step.partition(".")
-    run = getattr(importlib.import_module(f"stream.batch.{module}"), function)
     try:
-        return run(load_settings(), load_pipeline(Path(file)).pipeline, **arguments)
+        return getattr(retraining, step)(load_settings(), load_pipeline(Path(file)), **arguments)
     except DriftloopError as error:
         if error.retriable:
             raise

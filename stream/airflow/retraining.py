@@ -49,54 +49,54 @@ def retraining_flow(listed: Listed, cause: Literal["drift", "schedule"]) -> None
     @task.short_circuit(on_success_callback=alert_drift)
     def take_up(ti: Any = None) -> bool:
         if cause == "drift":
-            return decided("taking_up.take_up", file, ti, run_id=run_name(ti))
-        return decided("taking_up.current_episode", file, ti)
+            return decided("take_up", file, ti, run_id=run_name(ti))
+        return decided("current_episode", file, ti)
 
     @task
     def archive_examples() -> Any:
-        return call("archiving.archive_examples", file)
+        return call("archive_examples", file)
 
     @task.short_circuit
     def choose_window(taken: Any, ti: Any = None) -> bool:
-        return decided("searching.choose_window", file, ti, run_id=run_name(ti), taken=taken)
+        return decided("choose_window", file, ti, run_id=run_name(ti), taken=taken)
 
     @task
     def plan_trials(window: Any, ti: Any = None) -> Any:
-        return call("searching.plan_trials", file, run_id=run_name(ti), window=window)
+        return call("plan_trials", file, run_id=run_name(ti), window=window)
 
     @task(
         max_active_tis_per_dagrun=listed.workers, execution_timeout=timedelta(hours=2), map_index_template="{{ share }}"
     )
-    def run_trials(plan: Any, window: Any, ti: Any = None) -> Any:
+    def run_trials(plan: Any, ti: Any = None) -> Any:
         from airflow.sdk import get_current_context
 
-        get_current_context()["share"] = plan.get("title", f"share {plan.get('number', ti.map_index)}")
-        return call("searching.run_trials", file, run_id=run_name(ti), window=window, plan=plan)
+        get_current_context()["share"] = f"part {plan['part']}"
+        return call("run_trials", file, run_id=run_name(ti), part=plan["part"])
 
     @task(execution_timeout=timedelta(hours=2))
-    def fit(window: Any, trials: Any, ti: Any = None) -> Any:
-        return call("fitting.fit", file, run_id=run_name(ti), window=window, trials=list(trials))
+    def fit(ti: Any = None) -> Any:
+        return call("fit", file, run_id=run_name(ti))
 
     @task.short_circuit(execution_timeout=timedelta(hours=1), on_success_callback=alert_verdict)
-    def compare(window: Any, candidate: Any, ti: Any = None) -> bool:
-        return decided("comparing.compare", file, ti, run_id=run_name(ti), window=window, candidate=candidate)
+    def compare(ti: Any = None) -> bool:
+        return decided("compare", file, ti, run_id=run_name(ti))
 
     @task(on_success_callback=alert_release)
     def release(candidate: Any, verdict: Any, approval: Any = None, ti: Any = None) -> Any:
         chosen = approval and approval["chosen_options"] == [RELEASE]
         by = ((approval or {}).get("responded_by_user") or {}).get("name") or "time-out"
         approved = {"approved": bool(chosen), "decided_by": by} if listed.approval else {"approved": True}
-        answer = call("releasing.release", file, run_id=run_name(ti), candidate=candidate, verdict=verdict, **approved)
+        answer = call("release", file, run_id=run_name(ti), candidate=candidate, verdict=verdict, **approved)
         ti.xcom_push(key="answer", value=answer)
         return answer
 
     taken, archived = take_up(), archive_examples()
     window = choose_window(taken["answer"])
     plans = plan_trials(window["answer"])
-    trials = run_trials.partial(window=window["answer"]).expand(plan=plans)
-    candidate = fit(window["answer"], trials)
-    verdict = compare(window["answer"], candidate)
+    trials = run_trials.expand(plan=plans)
+    candidate, verdict = fit(), compare()
     chain(taken, archived, window)
+    chain(trials, candidate, verdict)
     if listed.approval:
         asked = approval_task(listed)
         chain(verdict, asked, release(candidate, verdict["answer"], asked.output))

@@ -26,6 +26,7 @@ from stream.cli.archiving import archive
 from stream.cli.arguments import Directory, PipelineFile
 from stream.cli.producing import follow, read_drifts
 from stream.cli.producing import produce as send
+from stream.cli.retraining import retrain
 from stream.cli.showing import (
     PipelineStatus,
     drift_text,
@@ -512,5 +513,5 @@ def demo(
     run_demo(data, events, rate, directory, console)
 
 
-for command in (*releases.COMMANDS, archive):
+for command in (*releases.COMMANDS, retrain, archive):
     app.command()(command)

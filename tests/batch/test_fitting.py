@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from river import anomaly, linear_model, preprocessing
 
-from stream import BoostedClassifier, BoostedRegressor, Pipeline, Retrain, search_space
+from stream import Pipeline, Retrain, search_space
 from stream.adapters.artifact_files import ArtifactFiles
 from stream.adapters.file_pipelines import LoadedPipeline
 from stream.batch.candidates import base_before, champion_at
@@ -20,6 +20,7 @@ from stream.batch.fitting import fit
 from stream.batch.plans import Run
 from stream.batch.searching import finish_search, plan_trials, run_trials
 from stream.batch.windows import choose_window
+from stream.boosting import BoostedClassifier, BoostedRegressor
 from stream.core.digest import state_digest
 from stream.core.evaluating import KEY_FIGURE
 from stream.core.explaining import compile_scorer

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from river import preprocessing
 
-from stream import BoostedClassifier, BoostedRegressor, flat_trees
-from stream.boosting import is_batch_trained
+from stream import flat_trees
+from stream.boosting import BoostedClassifier, BoostedRegressor, is_batch_trained
 from stream.core.accelerating import compile_learner
 from stream.core.digest import state_digest
 from stream.core.explaining import compile_scorer

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from river import linear_model, preprocessing, tree
 
-from stream import BoostedClassifier, Labels
+from stream import Labels
 from stream.batch.replaying import replay
+from stream.boosting import BoostedClassifier
 from stream.core.digest import state_digest
 from stream.core.learning import LearnStep
 from stream.core.prequential import Lesson, evaluate, scored_lessons, timeline, train

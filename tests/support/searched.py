@@ -9,7 +9,8 @@ from typing import Any
 
 from river import compose, linear_model, optim, preprocessing
 
-from stream import BoostedClassifier, Labels, Pipeline, Retrain, search_space
+from stream import Labels, Pipeline, Retrain, search_space
+from stream.boosting import BoostedClassifier
 
 RULES = json.loads(os.environ.get("DRIFTLOOP_TEST_RETRAIN", "{}"))
 FAMILIES = os.environ.get("DRIFTLOOP_TEST_FAMILIES", "logistic").split(",")
