@@ -24,7 +24,7 @@ from tests.support.world import World, card_stream
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240)]
 
-EVENTS = 9_000
+EVENTS = 14_000
 KILLED = -9
 SLOW: Any = {"pace_s": 0.002, "batch_records_max": "100"}
 
@@ -86,7 +86,7 @@ def answered_by(world: World) -> dict[str, set[str]]:
 
 
 def test_a_better_candidate_becomes_the_champion_and_a_person_takes_it_back(world: World):
-    begin(world, EVENTS + 3_000)
+    begin(world, EVENTS)
     first = world.status().learner["version"].partition("@")[0]  # type: ignore[index]
     base = candidate(world)
     release(world.settings, world.pipeline, base, by="run:test", command_id="r1", parent=first, reason="a test")
@@ -95,7 +95,7 @@ def test_a_better_candidate_becomes_the_champion_and_a_person_takes_it_back(worl
     release(world.settings, world.pipeline, base, by="run:test", command_id="r1")  # a task that is tried again
     ask(world.settings, world.name, "roll_back", base, by="person:ada", reason="customers complain")
     world.wait(lambda: actions(world)[-1] == "rolled_back", "the roll-back")
-    left = EVENTS + 3_000 - world.committed("events")
+    left = EVENTS - world.committed("events")
     assert left > 600
     world.wait_settled()
     verdict = examine(world)

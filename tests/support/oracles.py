@@ -294,6 +294,19 @@ def _ask(world: World, step: LearnStep, release: Release, examples: list[Record]
     action = {"released": "release", "promoted": "promote", "rolled_back": "roll_back", "rejected": "reject"}[
         release.action
     ]
+    refused: Any
+    refused, _, why = reason.partition(" refused: ")
+    if why:
+        asked = Command(
+            command_id=release.release_id,
+            action=refused,
+            base=release.base,
+            by=by,
+            evidence=release.evidence,
+            at_ms=at_ms,
+        )
+        step.slots.refuse(asked, step.offset, why)
+        return
     candidate = None
     if action == "release":
         candidate = Follower(
@@ -304,7 +317,4 @@ def _ask(world: World, step: LearnStep, release: Release, examples: list[Record]
         command_id=release.release_id, action=action, base=release.base, by=by, reason=reason, evidence=release.evidence,
         at_ms=at_ms,
     )  # fmt: skip
-    if reason.startswith("release refused"):
-        step.slots.refuse(asked, step.offset, reason.partition(": ")[2])
-    else:
-        step.command(asked, candidate)
+    step.command(asked, candidate)
