@@ -48,7 +48,10 @@ test: check install-airflow  ## everything: unit, contract, end to end and fault
 test-quick: install  ## what needs no server
 	$(BIN)/python -m pytest -m "not integration and not faults and not airflow"
 
-demo: install  ## stream the payments example through a real Kafka and Redis, here
+demo: install install-airflow  ## the whole loop on a real Kafka, Redis and Airflow, here (4 minutes)
+	$(BIN)/driftloop demo --airflow
+
+demo-quick: install  ## stream the payments example through a real Kafka and Redis, without Airflow
 	$(BIN)/driftloop demo
 
 bench: install  ## figures, one JSON line each; QUICK=1 for a short run
@@ -73,4 +76,4 @@ schemas: install  ## write schemas/ anew from stream/messages.py
 clean:  ## remove what was installed and what the local stack stored
 	rm -rf $(VENV) .venv-airflow .venv-bench-quix .venv-bench-bytewax .driftloop
 
-.PHONY: help install install-airflow check test test-quick demo bench bench-peers schemas clean
+.PHONY: help install install-airflow check test test-quick demo demo-quick bench bench-peers schemas clean

@@ -503,14 +503,18 @@ def settings() -> None:
 @app.command()
 def demo(
     data: Annotated[str, typer.Argument(help="payments, phishing, segment, shuttle or water-flow")] = "payments",
-    events: Annotated[int, typer.Option(min=100, help="how many, for payments")] = 30_000,
+    events: Annotated[int | None, typer.Option(min=100, help="how many, for payments")] = None,
     rate: Annotated[float | None, typer.Option(min=1, help="events per second; each example has its own")] = None,
     directory: Directory = Path(".driftloop") / "demo",
+    airflow: Annotated[
+        bool,
+        typer.Option("--airflow", help="payments: with a real Airflow, the whole loop to the new champion (4 min)"),
+    ] = False,
 ) -> None:
     """Start everything here, stream an example through it, show what happens, report, and stop everything."""
-    from stream.cli.running import demo as run_demo
+    from stream.cli.demonstrating import demo as run_demo
 
-    run_demo(data, events, rate, directory, console)
+    run_demo(data, events, rate, directory, console, airflow=airflow)
 
 
 for command in (*releases.COMMANDS, retrain, archive):
