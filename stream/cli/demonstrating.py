@@ -192,9 +192,9 @@ def _stream(
             failure.append(error)
 
     thread = threading.Thread(target=produce_all, name="produce")
-    thread.start()
     if loop is not None:
         loop.start()
+    thread.start()
     settled_by_s = None
     try:
         with Live(console=console, auto_refresh=False, transient=True) as live:

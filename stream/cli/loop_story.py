@@ -24,6 +24,7 @@ from stream.core.prequential import evaluate, scored_lessons, timeline
 from stream.core.records import Record
 from stream.errors import DriftloopError
 from stream.local.airflow_client import AirflowClient
+from stream.local.process import wait_until
 from stream.messages import Release
 from stream.pipeline import Pipeline
 from stream.settings import Settings
@@ -32,6 +33,7 @@ from stream.topics import TopicNames
 __all__ = ["LoopStory"]
 
 LOOK_S = 1.0
+DAG_S = 90.0
 SPOILED_EXAMPLES = 5_000
 
 
@@ -61,6 +63,9 @@ class LoopStory:
         return self._last("promoted")
 
     def start(self) -> None:
+        """Begin to look, once Airflow knows the DAG. Raises TimeoutError."""
+        wait_until(lambda: self._dag_id in self._client.dags(), DAG_S, f"Airflow to know {self._dag_id}", 0.5)
+        self._began_s = time.monotonic()
         self._thread.start()
 
     def close(self) -> None:
