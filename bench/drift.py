@@ -29,7 +29,7 @@ from stream import Pipeline
 from stream.core.drifting import DriftWatch
 from stream.messages import Example, Served, Source
 
-__all__ = ["run"]
+__all__ = ["DATA", "elec2", "run"]
 
 DATA = Path(os.environ.get("DRIFTLOOP_BENCH_DATA", Path(__file__).parents[2] / "shared" / "data"))
 RIVER: dict[str, Callable[[], Any]] = {
@@ -93,7 +93,7 @@ def _false_alarms(quick: bool) -> None:
     nulls["agrawal_logistic"] = lambda: _learned(_floats(synth.Agrawal(seed=1)), _logistic(), half)
     nulls["phishing_shuffled_logistic"] = lambda: _learned(_shuffled(datasets.Phishing(), half), _logistic(), half)
     if (DATA / "elec2_electricity.zip").exists():
-        nulls["elec2_shuffled_logistic"] = lambda: _learned(_shuffled(_elec2(), half), _logistic(), half)
+        nulls["elec2_shuffled_logistic"] = lambda: _learned(_shuffled(elec2(), half), _logistic(), half)
     else:
         print("drift.false_alarms.elec2 left out: no data", file=sys.stderr)
     for name, stream in nulls.items():
@@ -150,7 +150,7 @@ def _shuffled(stream: Iterable[tuple[dict[Any, Any], Any]], n: int) -> Iterator[
     return (rng.choice(rows) for _ in range(n))
 
 
-def _elec2() -> Iterator[tuple[dict[str, Any], Any]]:
+def elec2() -> Iterator[tuple[dict[str, Any], Any]]:
     with zipfile.ZipFile(DATA / "elec2_electricity.zip") as archive:
         name = next(name for name in archive.namelist() if name.endswith(".csv"))
         for row in csv.DictReader(io.TextIOWrapper(archive.open(name))):

@@ -112,7 +112,7 @@ class LoopStory:
         for item in self.releases:
             share = f" of {item.share:.0%}" if item.action == "canary" else ""
             self.tell(item.release_id, f"{item.action.replace('_', ' ')}{share}: {item.base}, by {item.decided_by}")
-        if self.promoted is not None and self._bad is None:
+        if self._bad is None and self._last("confirmed") is not None:
             self._bad = self._release_bad()
 
     def _release_bad(self) -> str:

@@ -117,6 +117,8 @@ class Slots:
                 return "it is here already"
             if challenger is not None:
                 return f"{challenger.base} is on trial"
+            if self.trial is not None:
+                return f"the champion {champion} is on probation"
             if command.parent is not None and command.parent != champion:
                 return f"it was compared with {command.parent}, and the champion is {champion}"
         elif command.action == "roll_back":

@@ -31,6 +31,7 @@ collect_ignore_glob = ["dags/*", "pipelines/*"]  # these run in Airflow
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 NAME = "watched"
+LOOPED = "looped"
 PIPELINES = HERE / "pipelines"
 
 
@@ -100,7 +101,8 @@ def watched(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     os.environ["DRIFTLOOP_TEST_WATCHED"] = NAME
     pipeline = load_pipeline(PIPELINES / "watched.py").pipeline
     settings = load_settings(brokers=stack.brokers, redis_url=stack.redis_url, signing_key=stack.signing_key())
-    KafkaTopics(settings.kafka(), TopicNames(NAME)).create(2, 1)
+    for name in (NAME, LOOPED):
+        KafkaTopics(settings.kafka(), TopicNames(name)).create(2, 1)
     dags = tmp_path_factory.mktemp("dags")
     for file in (*(ROOT / "dags").glob("*.py"), *(HERE / "dags").glob("*.py")):
         shutil.copy(file, dags)
@@ -120,7 +122,7 @@ def watched(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
                 DRIFTLOOP_ALERT_EMAIL="ops@example.org",
                 DRIFTLOOP_ALERT_WEBHOOK_URL=url,
             ),
-            pipelines=[NAME],
+            pipelines=[NAME, LOOPED],
             kafka=settings.kafka(),
             dags=dags,
             connections={"smtp_default": json.dumps(smtp)},

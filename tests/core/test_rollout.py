@@ -332,6 +332,20 @@ def test_a_second_release_is_refused_while_one_is_on_trial():
     assert f"{base.name} is on trial" in live.releases[1].reason
 
 
+def test_a_release_is_refused_while_the_champion_is_on_probation():
+    live = Live()
+    live.run(200)
+    live.release(right(0.9))
+    while "promoted" not in live.actions():
+        live.run(50)
+    base = live.step.base
+    live.release(right(0.95), rate=0.9)
+    assert live.actions()[-1] == "rejected"
+    assert f"the champion {base} is on probation" in live.releases[-1].reason
+    live.run(2_500)
+    assert live.actions()[-1] == "confirmed"
+
+
 def test_a_base_file_is_refused_when_anything_of_it_is_changed():
     base = candidate_of(cards())
     sealed = seal_base(base, configuration="c", key=KEY)

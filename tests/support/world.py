@@ -34,15 +34,19 @@ SETTLE_S = 60.0
 class World:
     """Topics, state and workers under one pipeline name."""
 
-    def __init__(self, stack: Stack, name: str, partitions: int = 2, missing: str = "default", reads: str = "") -> None:
+    def __init__(
+        self, stack: Stack, name: str, partitions: int = 2, missing: str = "default", reads: str = "",
+        file: Path = PIPELINE_FILE,
+    ) -> None:  # fmt: skip
         self.stack = stack
+        self.file = file
         self.name = name
         self.partitions = partitions
         self._environment = {
             "DRIFTLOOP_TEST_NAME": name, "DRIFTLOOP_TEST_MISSING": missing, "DRIFTLOOP_TEST_READS": reads
         }  # fmt: skip
         os.environ.update(self._environment)
-        self.pipeline = load_pipeline(PIPELINE_FILE).pipeline
+        self.pipeline = load_pipeline(file).pipeline
         self.names = TopicNames.of(self.pipeline)
         self.settings: Settings = load_settings(
             brokers=stack.brokers,
@@ -78,7 +82,7 @@ class World:
         settings["DRIFTLOOP_TEST_PACE_S"] = str(pace_s)
         number = sum(worker.name.startswith(f"{self.name}-{role}") for worker in self.workers)
         child = self.stack.add(
-            f"{self.name}-{role}-{number}", worker_command(PIPELINE_FILE, role), **settings, **self._environment
+            f"{self.name}-{role}-{number}", worker_command(self.file, role), **settings, **self._environment
         )
         self.workers.append(child)
         return child
