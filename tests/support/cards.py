@@ -8,13 +8,16 @@ from typing import Any
 
 from river import linear_model, preprocessing
 
-from stream import Labels, Pipeline, entity, number
+from stream import Labels, Pipeline, Rollout, entity, number
 from stream.pipeline import Limits
 
 MISSING: dict[str, Any] = {"missing": "default", "default": False}
 if os.environ.get("DRIFTLOOP_TEST_MISSING") == "none":
     MISSING = {"missing": "none"}
 PACE_S = float(os.environ.get("DRIFTLOOP_TEST_PACE_S", "0"))
+# A trial that soon answers half of the entities and then waits for a person.
+TRIAL = Rollout(shadow_labels=100, shares=(0.5,), share_labels=300, labels_max=50_000, promote="by_hand")
+ROLLOUT = {"rollout": TRIAL} if os.environ.get("DRIFTLOOP_TEST_ROLLOUT") == "quick" else {}
 
 
 def paced(state: Any, features: Any, occurred_at_ms: int) -> tuple[Any, float]:
@@ -43,4 +46,5 @@ pipeline = Pipeline(
     reads=os.environ.get("DRIFTLOOP_TEST_READS") or None,
     labels=Labels(wait="10m", keep_late="5m", early_wait="5m", **MISSING),
     limits=Limits(entity_idle="20m", record_bytes_max=int(os.environ.get("DRIFTLOOP_TEST_BYTES_MAX", "65536"))),
+    **ROLLOUT,
 )
