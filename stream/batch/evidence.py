@@ -47,6 +47,9 @@ class Evidence(Protocol):
 
     def examples_end(self, shard: int) -> int: ...
 
+    def examples_since(self, shard: int, timestamp_ms: int) -> int:
+        """Offset of the first one on Kafka with this timestamp or a later one; the end if there is none."""
+
     def examples_start(self, shard: int) -> int:
         """Of the present state: a reset begins anew."""
 
@@ -105,6 +108,9 @@ class LiveEvidence:
 
     def examples_end(self, shard: int) -> int:
         return self._topics.offsets("examples", shard)[1]
+
+    def examples_since(self, shard: int, timestamp_ms: int) -> int:
+        return self._topics.offsets_at("examples", {shard: timestamp_ms})[shard]
 
     def examples_start(self, shard: int) -> int:
         if self._starts is None:

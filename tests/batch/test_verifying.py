@@ -143,6 +143,10 @@ class Memory:
     def examples_end(self, shard: int) -> int:
         return self.topics["examples"][-1].offset + 1
 
+    def examples_since(self, shard: int, timestamp_ms: int) -> int:
+        later = (r.offset for r in self.topics["examples"] if r.timestamp_ms >= timestamp_ms)
+        return next(later, self.examples_end(shard))
+
     def examples_start(self, shard: int) -> int:
         return self.start
 
@@ -247,6 +251,17 @@ def test_what_was_changed_is_told(its: Memory, changes: dict[str, Any], field: s
     assert (found.outcome, found.field) == ("differs", field)
     assert found.said == next(iter(changes.values()))
     assert found.rebuilt != found.said
+
+
+@pytest.mark.parametrize("version", ["84c5abf7@7", "84c5abf7@999999", "none"])
+def test_a_model_that_did_not_answer(its: Memory, version: str):
+    at = next(n for n, r in enumerate(its.topics["predictions"]) if _learned(r) > 500)
+    its.change(at, model={"name": "cards", "version": version, "slot": "champion"})
+    (found,) = its.verify(at)
+    if version == "none":
+        assert (found.outcome, "no version of ours" in found.reason) == ("cannot_be_verified", True)
+    else:
+        assert (found.outcome, found.field, found.said["version"]) == ("differs", "model", version)
 
 
 def test_the_last_bit_of_a_float_counts(its: Memory):
