@@ -94,7 +94,9 @@ def read_at(
             "enable.auto.offset.store": False,
             "isolation.level": "read_committed",
             "auto.offset.reset": "error",
-            "queued.max.messages.kbytes": 64,  # what comes behind is not wanted
+            # One record each time: what comes behind it is not wanted, and not waited for.
+            "fetch.message.max.bytes": 65_536,
+            "fetch.wait.max.ms": 1,
         }
     )
     found: dict[tuple[int, int], Record] = {}

@@ -85,7 +85,9 @@ class LiveEvidence:
         low, end = self._topics.offsets("predictions", partition)
         if event is not None:  # its prediction has its timestamp, and there is none as late before it
             low = max(low, self._topics.offsets_at("predictions", {partition: event.timestamp_ms})[partition])
-        for batch in read_range(self._settings.kafka(), self._names, "predictions", partition, low, end):
+        for batch in read_range(
+            self._settings.kafka(), self._names, "predictions", partition, low, end, records_max=1_000
+        ):
             for record in batch:
                 if _source(record) == (self._names.events, partition, offset):
                     return record
