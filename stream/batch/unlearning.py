@@ -20,7 +20,7 @@ from stream.core.lean_pickle import dump_model, load_model
 from stream.core.model_bases import ModelBase, configuration_of, open_base, seal_base
 from stream.core.rebuilding import unbroken
 from stream.core.records import Record
-from stream.core.unlearning import LEFT_OUT, Labelled, LeftOut, left_out_of, nearest_base
+from stream.core.unlearning import LEFT_OUT, Labelled, LeftOut, begins_of, has_learned, left_out_of, nearest_base
 from stream.errors import ConfigurationError, DriftloopError, StartupRefused, Unavailable
 from stream.messages import Example, Release
 from stream.pipeline import Pipeline
@@ -133,15 +133,9 @@ class _Unlearning:
     def plan(self, asked: LeftOut) -> Unlearned:
         """What would be done. Raises as `unlearn` does."""
         self._lineage = lineage_of(self._settings, self._pipeline, self._open, self._champion.partition("@")[0])
-        matching = list(self._matching(asked))
-        champion, root = self._lineage[0], self._lineage[-1]
-        start = root.offset if not root.learned else 0
-        without = left_out_of(champion.provenance)
-        learned = [
-            its for its in matching
-            if its.offset >= start
-            and (its.offset >= champion.offset or not any(part.holds(its) for part in without))
-        ]  # fmt: skip
+        champion, begins = self._lineage[0], begins_of(self._lineage)[0]
+        matching = list(self._matching(asked, max(begins, asked.from_offset)))
+        learned = [its for its in matching if its.offset >= champion.offset or has_learned(champion, begins, its)]
         if not learned:
             raise ConfigurationError(
                 "examples", len(matching), f"the champion {self._champion} has learned none such: nothing to take back"
@@ -150,7 +144,7 @@ class _Unlearning:
         if base is None:
             raise StartupRefused(
                 "no_base",
-                f"{root.name}, the oldest base that is left, has learned some of them: retrain with a window without them",
+                f"{self._lineage[-1].name}, the oldest base that is left, has learned some of them: retrain with a window without them",
             )
         return Unlearned(
             base=None,
@@ -163,10 +157,8 @@ class _Unlearning:
             released=False,
         )
 
-    def _matching(self, asked: LeftOut) -> Iterator[Labelled]:
-        """Of all examples that some base of the lineage may have learned."""
-        root = self._lineage[-1]
-        start = max(asked.from_offset, root.offset if not root.learned else 0)
+    def _matching(self, asked: LeftOut, start: int) -> Iterator[Labelled]:
+        """Of the examples that are learned, not archived only."""
         reader = ExampleReader(self._pipeline)
         for record in self._examples("looking", start, asked.to_offset):
             example = reader.read(record)

@@ -12,9 +12,10 @@ from stream.core.records import Record
 from stream.errors import ConfigurationError
 from stream.messages import Example
 
-__all__ = ["LEFT_OUT", "Labelled", "LeftOut", "left_out_of", "nearest_base"]
+__all__ = ["LEFT_OUT", "Labelled", "LeftOut", "begins_of", "has_learned", "left_out_of", "nearest_base"]
 
 LEFT_OUT = "left_out"  # in the provenance of a base
+AFRESH = ("scratch", "transfer")  # what a retraining began with, if not with this pipeline's own models
 
 
 class Labelled(NamedTuple):
@@ -67,23 +68,32 @@ def left_out_of(provenance: Mapping[str, Any]) -> tuple[LeftOut, ...]:
         raise ConfigurationError("provenance", LEFT_OUT, f"it cannot be read: {error}") from error
 
 
-def nearest_base(lineage: Sequence[ModelBase], asked: Sequence[Labelled]) -> ModelBase | None:
-    """The newest base that has learned none of these examples; None if every one has.
-
-    A base has learned the examples before its offset, from the first base on, but for those that it was built without. What
-    a retraining has left aside beyond that is not known here, so it may pass over a base that would do.
+def begins_of(lineage: Sequence[ModelBase]) -> list[int]:
+    """By base, the first example that it may have learned: of one that a retraining made anew, where its window begins.
 
     Args:
-        lineage: the champion's base, its parent, and so on.
+        lineage: a base, its parent, and so on.
     """
     root = lineage[-1]
-    begins = root.offset if not root.learned else 0
-    for base in lineage:
-        without = left_out_of(base.provenance)
-        learned = (
-            its for its in asked
-            if begins <= its.offset < base.offset and not any(part.holds(its) for part in without)
-        )  # fmt: skip
-        if next(learned, None) is None:
+    begins, first = [], root.offset if not root.learned else 0
+    for base in reversed(lineage):
+        window = base.provenance.get("from_offset")
+        if base.provenance.get("start") in AFRESH and isinstance(window, int):
+            first = window
+        begins.append(first)
+    return begins[::-1]
+
+
+def has_learned(base: ModelBase, begins: int, its: Labelled) -> bool:
+    """Whether an example is part of a base; `begins` as `begins_of` has it."""
+    if not begins <= its.offset < base.offset:
+        return False
+    return not any(part.holds(its) for part in left_out_of(base.provenance))
+
+
+def nearest_base(lineage: Sequence[ModelBase], asked: Sequence[Labelled]) -> ModelBase | None:
+    """The newest base that has learned none of these examples; None if every one has."""
+    for base, begins in zip(lineage, begins_of(lineage), strict=True):
+        if not any(has_learned(base, begins, its) for its in asked):
             return base
     return None

@@ -12,7 +12,7 @@ from stream.core.digest import state_digest
 from stream.core.examples import Follower
 from stream.core.model_bases import ModelBase
 from stream.core.records import Record
-from stream.core.unlearning import LEFT_OUT, Labelled, LeftOut, left_out_of, nearest_base
+from stream.core.unlearning import LEFT_OUT, Labelled, LeftOut, begins_of, left_out_of, nearest_base
 from stream.errors import ConfigurationError
 from stream.pipeline import Pipeline
 from tests.support.examples import example
@@ -116,3 +116,19 @@ def test_a_pipeline_that_began_later_has_not_learned_what_lay_before():
     began = base_at(100, learned=0)
     assert nearest_base([base_at(150), began], [Labelled(40, 40, "mallory")]).offset == 150  # type: ignore[union-attr]
     assert nearest_base([base_at(150), began], [Labelled(120, 120, "mallory")]) is began
+
+
+def test_a_retraining_afresh_has_learned_its_window_only():
+    def retrained(offset: int, start: str) -> ModelBase:
+        facts = {"start": start, "from_offset": 50, "parent": "older"}
+        return ModelBase(pipeline="cards", shard=0, offset=offset, model=None, learned=9, provenance=facts)
+
+    early, late = [Labelled(40, 40, "mallory")], [Labelled(60, 60, "mallory")]
+    afresh, onward, first = retrained(100, "scratch"), retrained(100, "champion"), base_at(0)
+    assert nearest_base([afresh, first], early) is afresh
+    assert nearest_base([afresh, first], late) is first
+    assert nearest_base([onward, first], early) is first
+    child = base_at(150)
+    assert begins_of([child, afresh, first]) == [50, 50, 0]
+    assert nearest_base([child, afresh, first], early) is child
+    assert nearest_base([afresh], late) is None
