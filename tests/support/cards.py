@@ -17,7 +17,17 @@ if os.environ.get("DRIFTLOOP_TEST_MISSING") == "none":
 PACE_S = float(os.environ.get("DRIFTLOOP_TEST_PACE_S", "0"))
 # A trial that soon answers half of the entities and then waits for a person.
 TRIAL = Rollout(shadow_labels=100, shares=(0.5,), share_labels=300, labels_max=50_000, promote="by_hand")
-ROLLOUT = {"rollout": TRIAL} if os.environ.get("DRIFTLOOP_TEST_ROLLOUT") == "quick" else {}
+ROLLOUT = (
+    TRIAL
+    if os.environ.get("DRIFTLOOP_TEST_ROLLOUT") == "quick"
+    else Rollout(
+        shadow_labels=100,
+        shares=(0.2, 0.5),
+        share_labels=100,
+        probation_labels=800,
+        latency_ratio_max=1_000.0,  # a machine that is busy with the tests stops any clock
+    )
+)
 
 
 def paced(state: Any, features: Any, occurred_at_ms: int) -> tuple[Any, float]:
@@ -44,14 +54,7 @@ pipeline = Pipeline(
     ],
     model=build,
     reads=os.environ.get("DRIFTLOOP_TEST_READS") or None,
-    rollout=Rollout(
-        shadow_labels=100,
-        shares=(0.2, 0.5),
-        share_labels=100,
-        probation_labels=800,
-        latency_ratio_max=1_000.0,  # a machine that is busy with the tests stops any clock
-    ),
+    rollout=ROLLOUT,
     labels=Labels(wait="10m", keep_late="5m", early_wait="5m", **MISSING),
     limits=Limits(entity_idle="20m", record_bytes_max=int(os.environ.get("DRIFTLOOP_TEST_BYTES_MAX", "65536"))),
-    **ROLLOUT,
 )
