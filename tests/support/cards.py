@@ -16,7 +16,9 @@ if os.environ.get("DRIFTLOOP_TEST_MISSING") == "none":
     MISSING = {"missing": "none"}
 PACE_S = float(os.environ.get("DRIFTLOOP_TEST_PACE_S", "0"))
 # A trial that soon answers half of the entities and then waits for a person.
-TRIAL = Rollout(shadow_labels=100, shares=(0.5,), share_labels=300, labels_max=50_000, promote="by_hand")
+TRIAL = Rollout(
+    shadow_labels=100, shares=(0.5,), share_labels=300, labels_max=50_000, promote="by_hand", latency_ratio_max=1_000.0
+)
 ROLLOUT = (
     TRIAL
     if os.environ.get("DRIFTLOOP_TEST_ROLLOUT") == "quick"
