@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -12,7 +12,7 @@ from stream.core.records import Record
 from stream.errors import Unavailable
 from stream.topics import TopicNames
 
-__all__ = ["read_range"]
+__all__ = ["read_at", "read_range"]
 
 SILENCE_S = 30.0
 POLL_RECORDS = 1_000
@@ -80,3 +80,55 @@ def read_range(
         raise Unavailable(f"{place}: {error}") from error
     finally:
         consumer.close()
+
+
+def read_at(
+    config: Mapping[str, Any], names: TopicNames, topic: str, places: Iterable[tuple[int, int]]
+) -> dict[tuple[int, int], Record]:
+    """Single records by (partition, offset); what is not there is left out. Raises Unavailable as `read_range` does."""
+    consumer = Consumer(
+        {
+            **config,
+            "group.id": "driftloop-ranges",
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "error",
+            # One record each time: what comes behind it is not wanted, and not waited for.
+            "fetch.message.max.bytes": 65_536,
+            "fetch.wait.max.ms": 1,
+        }
+    )
+    found: dict[tuple[int, int], Record] = {}
+    try:
+        limits: dict[int, tuple[int, int]] = {}
+        for partition, offset in places:
+            where = TopicPartition(names[topic], partition, offset)
+            if partition not in limits:
+                limits[partition] = consumer.get_watermark_offsets(where, timeout=SILENCE_S)
+            low, end = limits[partition]
+            if not low <= offset < end:
+                continue
+            consumer.assign([where])
+            message = _next(consumer, f"{names[topic]}-{partition} at offset {offset}")
+            if message.offset() == offset:
+                found[partition, offset] = Record(
+                    topic, partition, offset, message.timestamp()[1], message.key(), message.value(), message.headers()
+                )
+    except KafkaException as error:
+        raise Unavailable(f"{names[topic]}: {error}") from error
+    finally:
+        consumer.close()
+    return found
+
+
+def _next(consumer: Consumer, place: str) -> Any:
+    deadline_s = time.monotonic() + SILENCE_S
+    while time.monotonic() < deadline_s:
+        message = consumer.poll(0.2)
+        error = message.error() if message is not None else None
+        if error is not None and (error.fatal() or error.code() == KafkaError._AUTO_OFFSET_RESET):
+            raise Unavailable(f"{place}: {error}")
+        if message is not None and error is None:
+            return message
+    raise Unavailable(f"{place}: nothing came for {SILENCE_S:.0f} s")

@@ -6,7 +6,7 @@ for `driftloop verify`. What it has learned up to an offset depends on its base 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -20,7 +20,7 @@ from stream.errors import RecordRejected, UpdateRefused
 from stream.messages import Example, Served
 from stream.pipeline import Pipeline, label_fits
 
-__all__ = ["BOUND_EVERY", "LEARNED", "ExampleParser", "Follower", "Pupil"]
+__all__ = ["BOUND_EVERY", "LEARNED", "ExampleParser", "ExampleReader", "Follower", "Pupil"]
 
 LEARNED = frozenset(("on_time", "early", "default"))
 BOUND_EVERY = 100  # examples between two looks at the size of the trees
@@ -152,14 +152,45 @@ class Pupil:
         return refused
 
 
-class Follower:
-    """A base and the examples after it: the model as it is at `offset`, in whatever slot it was then."""
+class ExampleReader:
+    """Examples of a log in their order; repeats, and what is no example, are left out."""
 
-    def __init__(self, pipeline: Pipeline, base: ModelBase, extra_allowed: frozenset[str] = frozenset()) -> None:
+    def __init__(self, pipeline: Pipeline, high_water: Mapping[int, int] | None = None) -> None:
+        """`high_water`: score partition -> sequence of the last example that was seen."""
+        self.high_water = dict(high_water or {})
+        self._parse = ExampleParser(pipeline).parse
+
+    def read(self, record: Record) -> Example | None:
+        """None for a repeat, and for what is no example of this pipeline."""
+        try:
+            example = self._parse(record)
+        except RecordRejected:
+            return None
+        if example.sequence <= self.high_water.get(example.partition, 0):
+            return None
+        self.high_water[example.partition] = example.sequence
+        return example
+
+
+class Follower:
+    """A base and the examples after it: the model as it is at `offset`, in whatever slot it was then.
+
+    Args:
+        leave_out: examples for which this is true count as seen and are not learned.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        base: ModelBase,
+        extra_allowed: frozenset[str] = frozenset(),
+        leave_out: Callable[[Record, Example], bool] = lambda *_: False,
+    ) -> None:
         self.pupil = Pupil.of(pipeline, base, extra_allowed)
         self.offset = base.offset
-        self._high_water = dict(base.high_water)
-        self._parse = ExampleParser(pipeline).parse
+        self.left_out = 0
+        self._leave_out = leave_out
+        self._reader = ExampleReader(pipeline, base.high_water)
 
     @property
     def version(self) -> str:
@@ -168,7 +199,7 @@ class Follower:
     @property
     def high_water(self) -> dict[int, int]:
         """Score partition -> sequence of its last example."""
-        return self._high_water
+        return self._reader.high_water
 
     def step(self, records: Sequence[Record]) -> None:
         """Learn examples, in offset order."""
@@ -176,14 +207,11 @@ class Follower:
             if record.offset < self.offset:
                 continue
             self.offset = record.offset + 1
-            try:
-                example = self._parse(record)
-            except RecordRejected:
+            example = self._reader.read(record)
+            if example is None or example.timing not in LEARNED:
                 continue
-            if example.sequence <= self._high_water.get(example.partition, 0):
-                continue
-            self._high_water[example.partition] = example.sequence
-            if example.timing not in LEARNED:
+            if self._leave_out(record, example):
+                self.left_out += 1
                 continue
             try:
                 self.pupil.learn(example)

@@ -25,7 +25,7 @@ from stream.pipeline import Pipeline
 from stream.ports import Acquired, Commit, Due, Fetched, Outgoing
 from stream.topics import TopicNames
 
-__all__ = ["Batch", "BesideModel", "LiveModel", "Needs", "ScoreStep"]
+__all__ = ["Batch", "BesideModel", "LiveModel", "Needs", "ScoreStep", "uncertainty_of"]
 
 ERROR_HEADER = "driftloop.error."
 AGENDA_SLICES = 64  # the agenda is read in slices of the waiting time ...
@@ -226,7 +226,7 @@ class ScoreStep:
             prediction=given.prediction,
             probabilities=given.probabilities,
             score=given.score,
-            uncertainty=_uncertainty(given.probabilities, model.half_width),
+            uncertainty=uncertainty_of(given.probabilities, model.half_width),
             model=ref,
             source=Source(self._events_topic, record.partition, record.offset),
             occurred_at_ms=occurred_at_ms,
@@ -290,7 +290,7 @@ class ScoreStep:
             prediction=given.prediction,
             probabilities=given.probabilities,
             score=given.score,
-            uncertainty=_uncertainty(given.probabilities, None),
+            uncertainty=uncertainty_of(given.probabilities, None),
             model=ModelRef(self._pipeline.name, given.version, slot),
             source=Source(self._events_topic, record.partition, record.offset),
             occurred_at_ms=first.occurred_at_ms,
@@ -447,7 +447,7 @@ def _where(error: Exception) -> str:
     return f"{type(error).__name__} in {file}, line {trace.tb_lineno},"
 
 
-def _uncertainty(probabilities: dict[str, float] | None, half_width: float | None) -> float | None:
+def uncertainty_of(probabilities: dict[str, float] | None, half_width: float | None) -> float | None:
     """Least confidence scaled to 0..1 over the known classes; for a regression the interval's half-width."""
     if probabilities is None:
         return half_width

@@ -15,6 +15,21 @@ MISSING: dict[str, Any] = {"missing": "default", "default": False}
 if os.environ.get("DRIFTLOOP_TEST_MISSING") == "none":
     MISSING = {"missing": "none"}
 PACE_S = float(os.environ.get("DRIFTLOOP_TEST_PACE_S", "0"))
+# A trial that soon answers half of the entities and then waits for a person.
+TRIAL = Rollout(
+    shadow_labels=100, shares=(0.5,), share_labels=300, labels_max=50_000, promote="by_hand", latency_ratio_max=1_000.0
+)
+ROLLOUT = (
+    TRIAL
+    if os.environ.get("DRIFTLOOP_TEST_ROLLOUT") == "quick"
+    else Rollout(
+        shadow_labels=100,
+        shares=(0.2, 0.5),
+        share_labels=100,
+        probation_labels=800,
+        latency_ratio_max=1_000.0,  # a machine that is busy with the tests stops any clock
+    )
+)
 
 
 def paced(state: Any, features: Any, occurred_at_ms: int) -> tuple[Any, float]:
@@ -41,13 +56,7 @@ pipeline = Pipeline(
     ],
     model=build,
     reads=os.environ.get("DRIFTLOOP_TEST_READS") or None,
-    rollout=Rollout(
-        shadow_labels=100,
-        shares=(0.2, 0.5),
-        share_labels=100,
-        probation_labels=800,
-        latency_ratio_max=1_000.0,  # a machine that is busy with the tests stops any clock
-    ),
+    rollout=ROLLOUT,
     labels=Labels(wait="10m", keep_late="5m", early_wait="5m", **MISSING),
     limits=Limits(entity_idle="20m", record_bytes_max=int(os.environ.get("DRIFTLOOP_TEST_BYTES_MAX", "65536"))),
 )

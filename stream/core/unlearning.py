@@ -1,0 +1,99 @@
+"""Which examples a model shall not have learned, and from which base it can be built without them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from stream.core.model_bases import ModelBase
+from stream.core.records import Record
+from stream.errors import ConfigurationError
+from stream.messages import Example
+
+__all__ = ["LEFT_OUT", "Labelled", "LeftOut", "begins_of", "has_learned", "left_out_of", "nearest_base"]
+
+LEFT_OUT = "left_out"  # in the provenance of a base
+AFRESH = ("scratch", "transfer")  # what a retraining began with, if not with this pipeline's own models
+
+
+class Labelled(NamedTuple):
+    """What is looked at of an example."""
+
+    offset: int
+    timestamp_ms: int  # Kafka's
+    source: str  # of the label
+
+    @classmethod
+    def of(cls, record: Record, example: Example) -> Labelled:
+        return cls(record.offset, record.timestamp_ms, example.label_source)
+
+
+class LeftOut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Examples for which all that is given is true.
+
+    Args:
+        from_offset: of the first one.
+        to_offset: behind the last one.
+        source: `source` of their labels; "default" for those that nobody gave.
+        since_ms, until_ms: Kafka timestamps of the examples, which are those of their labels; [since, until).
+    """
+
+    from_offset: int = 0
+    to_offset: int
+    source: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+    def holds(self, its: Labelled) -> bool:
+        """Whether this example is one of them."""
+        return (
+            self.from_offset <= its.offset < self.to_offset
+            and (self.source is None or its.source == self.source)
+            and (self.since_ms is None or its.timestamp_ms >= self.since_ms)
+            and (self.until_ms is None or its.timestamp_ms < self.until_ms)
+        )
+
+    def until(self, offset: int) -> LeftOut:
+        """The part that lies before an offset."""
+        return msgspec.structs.replace(self, to_offset=min(self.to_offset, offset))
+
+
+def left_out_of(provenance: Mapping[str, Any]) -> tuple[LeftOut, ...]:
+    """What a base was built without. Raises ConfigurationError for a provenance that cannot be read."""
+    try:
+        return tuple(msgspec.convert(provenance.get(LEFT_OUT, []), type=list[LeftOut]))
+    except msgspec.ValidationError as error:
+        raise ConfigurationError("provenance", LEFT_OUT, f"it cannot be read: {error}") from error
+
+
+def begins_of(lineage: Sequence[ModelBase]) -> list[int]:
+    """By base, the first example that it may have learned: of one that a retraining made anew, where its window begins.
+
+    Args:
+        lineage: a base, its parent, and so on.
+    """
+    root = lineage[-1]
+    begins, first = [], root.offset if not root.learned else 0
+    for base in reversed(lineage):
+        window = base.provenance.get("from_offset")
+        if base.provenance.get("start") in AFRESH and isinstance(window, int):
+            first = window
+        begins.append(first)
+    return begins[::-1]
+
+
+def has_learned(base: ModelBase, begins: int, its: Labelled) -> bool:
+    """Whether an example is part of a base; `begins` as `begins_of` has it."""
+    if not begins <= its.offset < base.offset:
+        return False
+    return not any(part.holds(its) for part in left_out_of(base.provenance))
+
+
+def nearest_base(lineage: Sequence[ModelBase], asked: Sequence[Labelled]) -> ModelBase | None:
+    """The newest base that has learned none of these examples; None if every one has."""
+    for base, begins in zip(lineage, begins_of(lineage), strict=True):
+        if not any(has_learned(base, begins, its) for its in asked):
+            return base
+    return None
