@@ -17,7 +17,7 @@ import msgspec
 
 from stream import entity, lifecycle
 from stream.errors import ConfigurationError
-from stream.lifecycle import Objectives, Retrain, Rollout
+from stream.lifecycle import Labelling, Objectives, Retrain, Rollout
 from stream.messages import LabelValue
 
 __all__ = ["OTHER_VALUE", "Drift", "Explain", "Feature", "Labels", "Limits", "Pipeline", "Task", "number"]
@@ -174,6 +174,7 @@ class Pipeline:
         retrain: `Retrain(...)`, when and how candidates are made.
         rollout: `Rollout(...)`, how a candidate becomes the champion.
         objectives: `Objectives(...)`, what is promised to users.
+        labelling: `Labelling(...)`, which events people are asked to label; None or False: none.
         reads: the name of another pipeline, whose `events` and `labels` this one reads in place of topics of its own: a new
             version beside the one that serves. What it writes, and all its state, is its own.
 
@@ -198,6 +199,7 @@ class Pipeline:
     retrain: Retrain = field(default_factory=Retrain)
     rollout: Rollout = field(default_factory=Rollout)
     objectives: Objectives = field(default_factory=Objectives)
+    labelling: Labelling | Literal[False] | None = None
     limits: Limits = Limits()
     seed: int = 42
     reads: str | None = None
@@ -276,7 +278,7 @@ def _mistakes(pipeline: Pipeline) -> list[ConfigurationError]:
         found += _drift_mistakes(pipeline.drift)
     elif not isinstance(pipeline.drift, bool):
         found.append(ConfigurationError("drift", pipeline.drift, "use True, False or Drift(...)"))
-    found += lifecycle.mistakes(pipeline.retrain, pipeline.rollout, pipeline.objectives)
+    found += lifecycle.mistakes(pipeline.retrain, pipeline.rollout, pipeline.objectives, pipeline.labelling)
     types = {n: k.type if isinstance(k, Feature) else k for n, k in pipeline.features.items()}
     found += entity.validate(pipeline.entity_features, types)
     return found or _idle_mistakes(pipeline)

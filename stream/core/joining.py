@@ -86,7 +86,7 @@ class Joiner:
         else:
             timing = "early" if early else "on_time"
         if previous is None:
-            remembered.label = label.label
+            remembered.label, remembered.label_source = label.label, label.source
         self.count(f"{timing}_labels")
         return self._example(
             label.event_id,
@@ -97,6 +97,7 @@ class Joiner:
             timing=timing,
             position=Source(self._inputs.labels, self._partition, record.offset),
             previous=previous,
+            previous_source=remembered.label_source if previous is not None else None,
         )
 
     def default(self, event_id: str, remembered: Remembered) -> Example | None:
@@ -105,6 +106,7 @@ class Joiner:
             return None
         remembered.label = self._default
         remembered.labelled_by_default = True
+        remembered.label_source = "default"
         self.count("default_labels")
         return self._example(
             event_id,
@@ -126,6 +128,7 @@ class Joiner:
         timing: Literal["on_time", "early", "default", "late", "correction"],
         position: Source | None = None,
         previous: LabelValue | None = None,
+        previous_source: str | None = None,
     ) -> Example:
         self._meta.example_sequence += 1
         served = {
@@ -169,6 +172,9 @@ class Joiner:
             label_source_position=position,
             previous_label=previous,
             slot=slot,
+            requested=remembered.requested is not None,
+            propensity=remembered.requested,
+            previous_source=previous_source,
         )
 
     # -- a label before its event -----------------------------------------------------------------------------------

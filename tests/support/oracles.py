@@ -46,7 +46,7 @@ def examine(world: World) -> Verdict:
     """Raises AssertionError. The world must be settled."""
     events, labels = (_from_the_beginning(world, topic) for topic in ("events", "labels"))
     predictions, dead = world.read("predictions"), world.read("dead_letters")
-    examples = world.read("examples")[0]
+    examples, requests = world.read("examples")[0], world.read("label_requests")
     by_partition: dict[int, list[Record]] = {p: [] for p in range(world.partitions)}
     for record in examples:
         by_partition[msgspec.json.decode(record.value or b"")["partition"]].append(record)
@@ -59,6 +59,7 @@ def examine(world: World) -> Verdict:
             ("predictions", predictions[partition]),
             ("examples", by_partition[partition]),
             ("dead_letters", dead[partition]),
+            ("label_requests", requests[partition]),
         ):
             first = list(dict.fromkeys(map(_bytes_of, found)))
             copies += len(found) - len(first)
@@ -134,7 +135,7 @@ def model_versions(world: World, examples: list[Record], versions: set[str]) -> 
         )
         built[header.version] = LiveModel(
             ModelRef(world.name, header.version), scorer, serving.persistence, serving.prior,
-            serving.prior_probabilities, serving.half_width,
+            serving.prior_probabilities, serving.half_width, serving.drifting,
         )  # fmt: skip
     assert versions <= built.keys()
     return built
@@ -155,7 +156,13 @@ def _undisturbed(
         version = served.get((partition, record.offset)) if record.topic == "events" else None
         return models[version] if version is not None else next(iter(models.values()))
 
-    return run(world.pipeline, [[record] for record in merged], partition=partition, model_for=model_for)
+    return run(
+        world.pipeline,
+        [[record] for record in merged],
+        partition=partition,
+        model_for=model_for,
+        partitions=world.partitions,
+    )
 
 
 def _same_state(world: World, partition: int, expected: Outcome) -> dict[str, int]:
