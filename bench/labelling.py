@@ -19,8 +19,8 @@ from river import datasets, forest, linear_model, preprocessing, tree
 from bench.drift import DATA, _elec2, _harvard
 from bench.harness import figure
 from stream import Labelling
-from stream.core.querying import Querying, utility_of
-from stream.core.scoring import uncertainty_of
+from stream.core.querying import Querying
+from stream.core.scores import uncertainty_of
 
 __all__ = ["run"]
 
@@ -54,24 +54,30 @@ def run(quick: bool) -> None:
     _cost()
 
 
-def _accuracy(rows: list[Row], build: Build, asks: Callable[[int, Any, Any], bool]) -> float:
+def _accuracy(rows: list[Row], build: Build, asks: Callable[[int, Any, Any, bool], bool]) -> float:
+    """`asks`: whether to learn this one, by its number, probabilities, features, and whether the answer was right."""
     model, right = build(), 0
     for number, (x, label) in enumerate(rows):
         p = model.predict_proba_one(x)
         prediction = max(p, key=p.__getitem__) if p else None
         right += prediction == label
-        if asks(number, p, x):
+        if asks(number, p, x, prediction == label):
             model.learn_one(x, label)
     return right / len(rows)
 
 
-def _asked(rows: list[Row], build: Build, strategy: Any, seed: int) -> tuple[float, float]:
+def _asked(rows: list[Row], build: Build, strategy: Any, seed: int, **changes: Any) -> tuple[float, float]:
     """Accuracy, and the share of events that were asked."""
-    querying = Querying(Labelling(strategy=strategy, per_1000=PER_1000), seed=seed, partition=0, partitions=1)
+    labelling = Labelling(strategy=strategy, per_1000=PER_1000, **changes)
+    querying = Querying(labelling, seed=seed, partition=0, partitions=1)
 
-    def asks(number: int, p: Any, x: Any) -> bool:
-        utility = utility_of("multiclass", uncertainty_of(p, None), p, None)
-        return querying.decide(number, number, number, utility, 0.0, False, x) is not None
+    def asks(number: int, p: Any, x: Any, right: bool) -> bool:
+        uncertainty = uncertainty_of(p, None) if len(p) > 1 else None
+        utility = 1.0 if uncertainty is None else querying.utility(uncertainty, len(p))
+        asked = querying.decide(number, number, number, utility, 0.0, False, x) is not None
+        if asked and uncertainty is not None:
+            querying.answered(uncertainty, right=right)
+        return asked
 
     return _accuracy(rows, build, asks), querying.state.asked / len(rows)
 
@@ -83,7 +89,11 @@ def _streams() -> Iterator[tuple[str, Iterator[Row], dict[str, Build]]]:
         yield "elec2", _elec2(), two
     else:
         print("labelling.gain.elec2 left out: no data", file=sys.stderr)
-    for file in ("harvard_sine_0123_abrupto.csv", "harvard_stagger_0120_abrupto.csv", "harvard_sea_0123_abrupto_noise_0.2.csv"):
+    for file in (
+        "harvard_sine_0123_abrupto.csv",
+        "harvard_stagger_0120_abrupto.csv",
+        "harvard_sea_0123_abrupto_noise_0.2.csv",
+    ):
         if (DATA / file).exists():
             yield file.split("_")[1], _harvard(DATA / file), two
         else:

@@ -141,7 +141,7 @@ class Labelling:
     per_1000: float = 10.0
     per_day: int | None = None
     uniform_share: float = 0.2
-    warm_up: int = 200
+    warm_up: int = 50
     drift_boost: float = 2.0
     drift_reserve: int = 1_000
     segment_floor: float = 0.5
@@ -228,7 +228,12 @@ def _objectives(objectives: Objectives) -> Iterator[ConfigurationError]:
 def _labelling(labelling: Labelling) -> Iterator[ConfigurationError]:
     if labelling.strategy not in STRATEGIES:
         yield ConfigurationError("labelling.strategy", labelling.strategy, f"use one of: {', '.join(STRATEGIES)}")
-    numbers = {"per_1000": (0.01, 1_000), "uniform_share": (0.01, 1), "drift_boost": (1, 100), "segment_floor": (0, 1)}
+    numbers: dict[str, tuple[float, float]] = {
+        "per_1000": (0.01, 1_000),
+        "uniform_share": (0.01, 1),
+        "drift_boost": (1, 100),
+        "segment_floor": (0, 1),
+    }
     yield from _numbers("labelling", labelling, numbers)
     yield from _wholes("labelling", labelling, {"warm_up": 0, "drift_reserve": 0})
     if labelling.per_day is not None and not _whole(labelling.per_day, 1):

@@ -195,6 +195,9 @@ class LabelRequest(msgspec.Struct, frozen=True, kw_only=True):
     source: Annotated[Source | None, Meta(description="of the event; one request for each")] = None
     occurred_at_ms: int = 0
     requested_at_ms: Annotated[int, Meta(description="record timestamp of the event as the broker keeps it")] = 0
+    declined_by: Annotated[
+        str | None, Meta(description="the request once more: this person cannot tell, so it is closed")
+    ] = None
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):

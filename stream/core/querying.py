@@ -5,13 +5,16 @@ picks. The rest goes where a strategy sees most to learn:
 
 | strategy   | asks                                                                                                    |
 |------------|---------------------------------------------------------------------------------------------------------|
-| `balanced` | the most uncertain events of a sliding window, the threshold moved so that the budget is spent evenly:  |
-|            | the balanced incremental quantile filter (Kottke, Krempl and Spiliopoulou 2015, "Probabilistic active   |
-|            | learning in datastreams", IDA)                                                                          |
+| `balanced` | the events of a sliding window that are most likely predicted wrong, the threshold moved so that the    |
+|            | budget is spent evenly: the balanced incremental quantile filter (Kottke, Krempl and Spiliopoulou 2015, |
+|            | "Probabilistic active learning in datastreams", IDA)                                                    |
 | `variable` | events below a threshold of confidence that falls with each request and rises without, randomised       |
 |            | (Zliobaite et al. 2014, "Active learning with drifting streaming data", IEEE TNNLS)                     |
 | `split`    | the same, not randomised, beside the random share (their "split")                                       |
 | `random`   | at random alone                                                                                         |
+
+How likely an answer is wrong is not left to the model alone: a model that the world has left behind is certain and wrong, and
+would never ask where it errs. What recent labels said of answers as uncertain as this one counts, too.
 
 **The budget.** A partition earns a request's part with each of its own events and may spend only what it has earned. So at
 any moment a partition has asked at most `per_1000` / 1,000 of the events it has seen, and so have all of them together,
@@ -36,14 +39,18 @@ from stream.core.remembering import QueryState
 from stream.core.scores import BINS, bin_of
 from stream.lifecycle import Labelling
 
-__all__ = ["Asked", "Querying", "disagreement_of", "utility_of"]
+__all__ = ["Asked", "Querying", "disagreement_of"]
 
 DAY_MS = 86_400_000
 WHOLE = 1_000_000  # what one request costs; credit is counted in whole millionths, so nothing is rounded
-WINDOW = 256  # utilities among which an event must stand out
-TOLERANCE = 50.0  # requests overdue at which any event would be asked
+WINDOW = 128  # utilities among which an event must stand out
+TOLERANCE = 20.0  # requests overdue at which any event would be asked
 SAVED = 0.1  # of the budget is put aside until what is saved for a drift is there
 STEP = 0.01  # of the variable threshold
+SLOTS = 17  # of uncertainty, for counting errors
+PER_SLOT = 12  # bins of core/scores.py
+PRIOR_LABELS = 2.0  # so many labels the model's own uncertainty is worth
+KEPT = 0.9  # of what earlier labels of a slot say, with each further one
 FORGET_AT = 10_000  # events of a segment's value, after which its counts are halved
 
 _NORMAL = NormalDist(1.0, 1.0)
@@ -98,6 +105,9 @@ class Querying:
         self._segments = tuple(segments) if labelling.segment_floor else ()
         self._values_max = segment_values_max
         self._seed = _mix(seed * 1_000_003 + partition)
+        if not state.errors:
+            state.errors = [[0.0, 0.0] for _ in range(SLOTS)]
+        self._errors = state.errors
         self._ring = bytearray(state.window)
         self._sorted = sorted(self._ring)
         self._block, self._place = -1, 0
@@ -120,7 +130,7 @@ class Querying:
         """One event, in the order of its partition.
 
         Args:
-            utility: how much its label would teach, 0 to 1, as `utility_of` has it.
+            utility: how much its label would teach, 0 to 1.
             disagreement: of the models that are scored side by side, 0 to 1.
         """
         state = self.state
@@ -181,7 +191,7 @@ class Querying:
             return None, 0.0
         share = self._share
         if drifting and state.credit > WHOLE:
-            share *= self._boost
+            share = min(1.0, share * self._boost)
         else:
             share *= 1.0 - SAVED + 2.0 * SAVED * state.credit / self._full
         due = state.due + share
@@ -254,23 +264,29 @@ class Querying:
             owed = owed or counted[0] * self._floor >= counted[1] + 1
         return owed
 
-    def labelled(self, features: dict[str, Any]) -> None:
+    # -- what labels say ---------------------------------------------------------------------------------------------
+
+    def utility(self, uncertainty: float, classes: int) -> float:
+        """How likely an answer is wrong, 0 to 1.
+
+        Args:
+            uncertainty: 0 to 1, least confidence scaled over `classes` (1 for one class: such a model knows nothing, and
+                were it taken for certain, it would never ask and never learn a second class).
+        """
+        labels, wrong = self._errors[bin_of(uncertainty) // PER_SLOT]
+        share = (classes - 1) / classes if classes > 1 else 1.0
+        return (PRIOR_LABELS * uncertainty * share + wrong) / (PRIOR_LABELS + labels)
+
+    def answered(self, uncertainty: float, *, right: bool) -> None:
+        """A label came of an event that was answered with this uncertainty."""
+        counted = self._errors[bin_of(uncertainty) // PER_SLOT]
+        counted[0] = counted[0] * KEPT + 1.0
+        counted[1] = counted[1] * KEPT + (not right)
+
+    def unasked(self, features: dict[str, Any]) -> None:
         """A label came for an event that nobody was asked about: its segments need so much less."""
         for counted in self._counts(features):
             counted[1] += 1
-
-
-def utility_of(task: str, uncertainty: float | None, probabilities: dict[str, float] | None, score: float | None) -> float:
-    """How much a label would teach, 0 to 1. A model that knows no two classes yet would learn most: were it taken for
-    certain, it would never ask (and never learn a second class).
-    """
-    if task == "anomaly":
-        return 1.0 if score is None else min(1.0, max(0.0, score))
-    if task == "regression":
-        return 1.0  # no uncertainty that differs between events: the strategy is spent evenly
-    if probabilities is None or len(probabilities) < 2 or uncertainty is None:
-        return 1.0
-    return uncertainty
 
 
 def disagreement_of(
@@ -298,7 +314,7 @@ def _words(wanted: str | None, utility: float, disagreement: float) -> str:
         return "its segment has had few labels"
     if wanted == "disagreement":
         return f"two models disagree: {disagreement:.2f}"
-    return f"among the most uncertain: {utility:.2f}"
+    return f"among those most likely wrong: {utility:.2f}"
 
 
 def _mix(value: int) -> int:

@@ -17,7 +17,17 @@ from stream.core.estimating import QualityState
 from stream.messages import LabelValue
 from stream.ports import Due
 
-__all__ = ["NEVER_MS", "Agenda", "Beside", "LabellingState", "Meta", "QueryState", "Remembered", "decode_remembered", "encode_remembered"]
+__all__ = [
+    "NEVER_MS",
+    "Agenda",
+    "Beside",
+    "LabellingState",
+    "Meta",
+    "QueryState",
+    "Remembered",
+    "decode_remembered",
+    "encode_remembered",
+]
 
 
 NEVER_MS = 1 << 62
@@ -35,6 +45,7 @@ class QueryState(msgspec.Struct):
     day: int = -1
     today: int = 0
     today_strategy: int = 0
+    errors: list[list[float]] = []  # by slot of uncertainty: [labels, of them predicted wrong], the older the less
     window: bytes = b""  # bins of the last utilities; the place of the newest follows from `events`
     segments: dict[str, dict[str, list[int]]] = {}  # segment -> value -> [events, asked or labelled]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from stream.core.estimating import note_label, note_prediction
-from stream.core.querying import Querying, disagreement_of, utility_of
+from stream.core.querying import Querying, disagreement_of
 from stream.core.remembering import LabellingState, Remembered
+from stream.core.scores import uncertainty_of
 from stream.messages import LabelRequest, LabelValue, Prediction
 from stream.pipeline import Pipeline
 
@@ -58,8 +59,7 @@ class Labeller:
         offset = prediction.source.offset
         if self._estimates:
             note_prediction(self.state.quality, self._task, offset, prediction.prediction, probabilities)
-        uncertainty = prediction.uncertainty
-        utility = utility_of(self._task, uncertainty, probabilities, prediction.score)
+        utility = self._utility(prediction)
         disagreement = 0.0
         if other is not None:
             disagreement = disagreement_of((prediction.prediction, probabilities), other, half_width)
@@ -72,7 +72,7 @@ class Labeller:
             event_id=prediction.event_id,
             features=features,
             prediction=prediction.prediction,
-            uncertainty=uncertainty,
+            uncertainty=prediction.uncertainty,
             reason=asked.reason,
             expires_at_ms=prediction.occurred_at_ms + self._expires_ms,
             strategy=asked.strategy,
@@ -87,11 +87,26 @@ class Labeller:
             requested_at_ms=prediction.scored_at_ms,
         )
 
+    def _utility(self, prediction: Prediction) -> float:
+        """How much the label would teach, 0 to 1."""
+        if self._task == "anomaly":  # the strangest are what people would look at
+            return 1.0 if prediction.score is None else min(1.0, max(0.0, prediction.score))
+        if not self._estimates:
+            return 1.0  # a number has no uncertainty that differs between events: the budget is spent evenly
+        uncertainty, probabilities = prediction.uncertainty, prediction.probabilities
+        if probabilities is None or len(probabilities) < 2 or uncertainty is None:
+            return 1.0
+        return self._querying.utility(uncertainty, len(probabilities))
+
     def labelled(self, remembered: Remembered, label: LabelValue) -> None:
         """The first label of an event has come."""
         beside = remembered.beside
         given = remembered if beside is None or not beside.answers else beside
         if self._estimates:
+            if given.probabilities is not None and len(given.probabilities) > 1:
+                uncertainty = uncertainty_of(given.probabilities, None)
+                if uncertainty is not None:
+                    self._querying.answered(uncertainty, right=given.prediction == label)
             note_label(
                 self.state.quality,
                 self._task,
@@ -102,4 +117,4 @@ class Labeller:
                 remembered.requested,
             )
         if remembered.requested is None:
-            self._querying.labelled(dict(zip(self._names, remembered.features, strict=True)))
+            self._querying.unasked(dict(zip(self._names, remembered.features, strict=True)))

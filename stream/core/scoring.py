@@ -20,6 +20,7 @@ from stream.core.joining import CHAMPION, Joiner
 from stream.core.records import EventParser, LabelParser, ParsedEvent, Record
 from stream.core.remembering import Agenda, Beside, Meta, Remembered, decode_remembered, encode_remembered
 from stream.core.requesting import Labeller
+from stream.core.scores import uncertainty_of
 from stream.errors import RecordRejected
 from stream.messages import DeadLetter, Example, Label, LabelValue, ModelRef, Prediction, Source
 from stream.pipeline import Pipeline
@@ -476,16 +477,3 @@ def _where(error: Exception) -> str:
         return type(error).__name__
     file = trace.tb_frame.f_code.co_filename.rpartition("/")[2]
     return f"{type(error).__name__} in {file}, line {trace.tb_lineno},"
-
-
-def uncertainty_of(probabilities: dict[str, float] | None, half_width: float | None) -> float | None:
-    """Least confidence scaled to 0..1 over the known classes; for a regression the interval's half-width."""
-    if probabilities is None:
-        return half_width
-    classes = len(probabilities)
-    if classes == 2:
-        one, other = probabilities.values()
-        return 2.0 * (one if one < other else other)
-    if classes < 2:
-        return 1.0 if not classes else 0.0
-    return min(1.0, max(0.0, (1.0 - max(probabilities.values())) * classes / (classes - 1)))

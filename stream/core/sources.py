@@ -46,9 +46,7 @@ class LabelSources:
                 "labels": labels,
                 "contradicted": contradicted,
                 "contradicts": contradicts,
-                "flagged": labels >= LABELS_MIN
-                and source != "default"
-                and contradicted > CONTRADICTED_MAX * labels,
+                "flagged": labels >= LABELS_MIN and source != "default" and contradicted > CONTRADICTED_MAX * labels,
             }
             for source, (labels, contradicted, contradicts) in self.counts.items()
         }

@@ -59,7 +59,11 @@ class UnbiasedFigures:
         for sums, answer in zip(state.sums, (served.prediction, served.persistence, served.prior), strict=True):
             value = None
             if answer is not None:
-                value = min(abs(float(answer) - float(label)), 1e150) if self._task == "regression" else float(answer == label)
+                value = (
+                    min(abs(float(answer) - float(label)), 1e150)
+                    if self._task == "regression"
+                    else float(answer == label)
+                )
                 sums[0] += weight
                 sums[1] += weight * value
             values.append(value)
