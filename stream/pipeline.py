@@ -73,6 +73,8 @@ class Labels:
         classes: the allowed classes of a multiclass pipeline (at least two); None accepts any string.
         early_wait: how long a label that came before its event is kept; then it is a dead letter.
         early_max: labels kept per partition that came before their event; beyond that the oldest becomes a dead letter.
+        source_share_max: beginning of a source's name -> the share of all first labels that such sources may give together,
+            in each partition, of late: {"person:": 0.3}. What goes beyond it is a dead letter (`label_source_capped`).
     """
 
     wait: str = "7d"
@@ -82,6 +84,7 @@ class Labels:
     classes: tuple[str, ...] | None = None
     early_wait: str = "1h"
     early_max: int = 10_000
+    source_share_max: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def wait_ms(self) -> int:
@@ -458,6 +461,11 @@ def _label_mistakes(task: Task, labels: Labels) -> list[ConfigurationError]:
             )
         elif labels.default is not None and labels.default not in labels.classes:
             found.append(ConfigurationError("labels.default", labels.default, f"use one of {labels.classes}"))
+    shares = labels.source_share_max
+    if not isinstance(shares, Mapping) or not all(
+        isinstance(name, str) and name and _is_number(share) and 0 < share <= 1 for name, share in shares.items()
+    ):
+        found.append(ConfigurationError("labels.source_share_max", shares, "use shares by name: {'person:': 0.3}"))
     if not _is_whole(labels.early_max, 0, 1_000_000):
         found.append(ConfigurationError("labels.early_max", labels.early_max, "use a whole number, 0 to 1,000,000"))
     return found

@@ -29,6 +29,8 @@ from stream.topics import TopicNames
 __all__ = ["Joiner"]
 
 CHAMPION = "champion"
+SOURCE_LABELS_MIN = 100  # a share is taken of at least so many labels
+SOURCE_LABELS_KEPT = 2_000  # then counts are halved: what came long ago weighs less
 SAME_EVENT_MAX = 4  # early labels kept for one event
 HINT = (
     "no event with this event_id came to this partition in time; the commonest cause is a producer of events or "
@@ -56,6 +58,7 @@ class Joiner:
         self.has_default = rules.missing == "default"
         self.first_due_ms = self._wait_ms if self.has_default else self._keep_ms
         self._early_max = rules.early_max
+        self._caps = rules.source_share_max
         self._early_wait_ms = rules.early_wait_ms
         decode = msgspec.msgpack.Decoder(_Early).decode
         kept = sorted(
@@ -74,8 +77,12 @@ class Joiner:
     # -- a label whose event is remembered --------------------------------------------------------------------------
 
     def join(self, label: Label, remembered: Remembered, record: Record, *, early: bool) -> Example | None:
-        """The example that a label makes of a remembered event, or None for a duplicate."""
+        """The example that a label makes of a remembered event, or None for a duplicate. Raises RecordRejected where its
+        source has had its share.
+        """
         previous = remembered.label
+        if previous is None and self._caps:
+            self._cap(label.source)
         if previous is not None:
             if previous == label.label:
                 self.count("duplicate_labels")
@@ -99,6 +106,25 @@ class Joiner:
             previous=previous,
             previous_source=remembered.label_source if previous is not None else None,
         )
+
+    def _cap(self, source: str) -> None:
+        """Count a first label; refuse it if sources with such a beginning have had their share. It is not the event's
+        label then: another source may still give one.
+        """
+        counts = self._meta.sources
+        labels = counts.get("", 0) + 1
+        capped = [(name, counts.get(name, 0) + 1) for name in self._caps if source.startswith(name)]
+        for name, its in capped:
+            if its > self._caps[name] * max(labels, SOURCE_LABELS_MIN):
+                raise RecordRejected(
+                    "label_source_capped",
+                    f"sources that begin with {name!r} have given their share of the labels: "
+                    f"labels.source_share_max is {self._caps[name]:g}",
+                )
+        counts[""] = labels
+        counts.update(capped)
+        if labels >= SOURCE_LABELS_KEPT:
+            counts.update({name: count // 2 for name, count in counts.items()})
 
     def default(self, event_id: str, remembered: Remembered) -> Example | None:
         """What is learned of an event that nobody labelled in time."""

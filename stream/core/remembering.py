@@ -65,6 +65,7 @@ class Meta(msgspec.Struct):
     example_sequence: int = 0
     chunk_sequence: int = 0
     counts: dict[str, int] = {}
+    sources: dict[str, int] = {}  # first labels of late, by capped beginning of their sources; "" is all
     labelling: LabellingState | None = None  # where labels are asked for
 
 
