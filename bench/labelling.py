@@ -14,13 +14,19 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
+import msgspec
 from river import datasets, forest, linear_model, preprocessing, tree
 
 from bench.drift import DATA, _elec2, _harvard
 from bench.harness import figure
-from stream import Labelling
+from stream import Labelling, Pipeline
+from stream.core.explaining import compile_scorer
 from stream.core.querying import Querying
+from stream.core.records import Record
 from stream.core.scores import uncertainty_of
+from stream.core.scoring import LiveModel, ScoreStep
+from stream.messages import ModelRef
+from stream.ports import Acquired, Fetched, Lease
 
 __all__ = ["run"]
 
@@ -130,11 +136,50 @@ def _cost() -> None:
     for strategy in STRATEGIES:
         best = 1e9
         for _ in range(3):
-            querying = Querying(
-                Labelling(strategy=strategy, per_1000=PER_1000), seed=1, partition=0, partitions=1
-            )  # fmt: skip
-            started_s = time.perf_counter()
+            querying = Querying(Labelling(strategy=strategy, per_1000=PER_1000), seed=1, partition=0, partitions=1)
+            started_s = time.process_time()
             for number, utility in enumerate(utilities):
                 querying.decide(number, number, number, utility, 0.0, False, x)
-            best = min(best, time.perf_counter() - started_s)
-        figure(f"labelling.cost.{strategy}", best / len(utilities) * 1e6, "us per event")
+            best = min(best, time.process_time() - started_s)
+        figure(f"labelling.cost.{strategy}", best / len(utilities) * 1e6, "us per event, the decision alone")
+    for per_1000 in (10, PER_1000):
+        costs = []
+        for _ in range(5):  # alternately, so that a busy machine slows both
+            without, with_it = _step_us(None), _step_us(Labelling(per_1000=per_1000))
+            costs.append(with_it - without)
+        figure(
+            f"labelling.cost.step.{per_1000}_per_1000", statistics.median(costs),
+            "us of CPU per event in the score step: decision, request, estimate, state", without=without,
+        )  # fmt: skip
+
+
+def _step_us(labelling: Labelling | None, events: int = 20_000, size: int = 1_000) -> float:
+    """CPU time of the score step per event, ten features, a linear model that has learned a little."""
+    rng = random.Random(3)
+    names = [f"f{i}" for i in range(10)]
+    pipeline = Pipeline(
+        name="b", task="binary", features=dict.fromkeys(names, float), model=lambda _: _logistic(), labelling=labelling
+    )
+    model = _logistic()
+    for _ in range(500):
+        x = {name: rng.gauss(0, 1) for name in names}
+        model.learn_one(x, x["f0"] + x["f1"] > 0.5)
+    scorer = compile_scorer(model, "binary", explained_top=5)
+    live = LiveModel(ModelRef("b", "b@0"), scorer)
+    step = ScoreStep(pipeline, 0, Acquired(Lease(0, 1, 0, "b"), None, {}, []))
+    batches = []
+    for start in range(0, events, size):
+        batch = []
+        for offset in range(start, start + size):
+            value = {
+                "event_id": f"e{offset}", "occurred_at_ms": offset, "features": {n: rng.gauss(0, 1) for n in names}
+            }  # fmt: skip
+            batch.append(Record("events", 0, offset, offset, b"k", msgspec.json.encode(value)))
+        batches.append(batch)
+    started_s = time.process_time()
+    for records in batches:
+        batch_parsed = step.parse(records)
+        needs = step.needs(batch_parsed)
+        step.load(needs, Fetched({}, {}, []), batch_parsed)
+        step.step(batch_parsed, {}, live)
+    return (time.process_time() - started_s) / events * 1e6
