@@ -140,8 +140,8 @@ class Labelling:
     strategy: Literal["balanced", "variable", "split", "random"] = "balanced"
     per_1000: float = 10.0
     per_day: int | None = None
-    uniform_share: float = 0.2
-    warm_up: int = 50
+    uniform_share: float = 0.3
+    warm_up: int = 200
     drift_boost: float = 2.0
     drift_reserve: int = 1_000
     segment_floor: float = 0.5

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from stream.contracts import schema_for
 from stream.core.records import Record
 from stream.errors import ConfigurationError
 from tests.support.oracles import examine
-from tests.support.world import World, card_stream
+from tests.support.world import PIPELINE_FILE, World, card_stream
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
@@ -134,6 +136,14 @@ def test_a_session_asks_nothing_twice_and_a_file_goes_out_and_comes_back(asking:
     with pytest.raises(ConfigurationError, match="does not fit"):
         answer(settings, pipeline, [Answer(third[0], label=True), Answer(third[1], label="x")], by="person:ann")
     assert len(open_requests(settings, pipeline)) == len(third)
+
+    command = [sys.executable, "-m", "stream.cli", "label", str(PIPELINE_FILE), "--source", "person:eve"]
+    said = subprocess.run(
+        command, input="y\nq\n", env=world.environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert f"1 of {len(third)}" in said.stdout
+    assert "1 labels, 0 cannot tell" in said.stdout
+    assert len(open_requests(settings, pipeline)) == len(third) - 1
 
 
 def test_what_has_expired_is_not_asked(asking: World):
