@@ -45,7 +45,7 @@ DAY_MS = 86_400_000
 WHOLE = 1_000_000  # what one request costs; credit is counted in whole millionths, so nothing is rounded
 WINDOW = 128  # utilities among which an event must stand out
 TOLERANCE = 20.0  # requests overdue at which any event would be asked
-SAVED = 0.1  # of the budget is put aside until what is saved for a drift is there
+SAVED = 0.05  # of the budget is put aside until what is saved for a drift is there
 STEP = 0.01  # of the variable threshold
 SLOTS = 17  # of uncertainty, for counting errors
 PER_SLOT = 12  # bins of core/scores.py
@@ -202,7 +202,8 @@ class Querying:
         else:
             chosen, chance = self._below(offset, utility + disagreement * (1.0 - utility))
         if state.strategy_asked < self._warm_up:
-            chosen, chance = _unit(self._seed ^ offset) < share, share
+            chance = min(1.0, share * (1.0 + max(0.0, due)))  # what was missed is made up for
+            chosen = _unit(self._seed ^ offset) < chance
             return ("warm_up" if chosen else None), chance
         if not chosen:
             return None, chance

@@ -16,7 +16,7 @@ if os.environ.get("DRIFTLOOP_TEST_MISSING") == "none":
     MISSING = {"missing": "none"}
 LABELLING = None
 if per_1000 := os.environ.get("DRIFTLOOP_TEST_LABELLING"):
-    LABELLING = Labelling(per_1000=float(per_1000), per_day=5_000)
+    LABELLING = Labelling(per_1000=float(per_1000), per_day=5_000, warm_up=40)
 PACE_S = float(os.environ.get("DRIFTLOOP_TEST_PACE_S", "0"))
 
 
