@@ -22,19 +22,36 @@ $(VENV)/.installed: requirements/dev.txt pyproject.toml pom.xml
 	$(BIN)/python -m stream.local.servers
 	@touch $@
 
+install-airflow: .venv-airflow/.installed  ## .venv-airflow: Airflow and what its tasks need, without Faust
+
+.venv-airflow/.installed: requirements/airflow.txt pyproject.toml
+	@if command -v uv >/dev/null; then \
+		uv venv --quiet --allow-existing --python $(PYTHON) $(@D) && \
+		uv pip install --quiet --compile-bytecode --python $(@D)/bin/python -r $< && \
+		uv pip install --quiet --python $(@D)/bin/python --no-deps --no-build-isolation --editable . ; \
+	else \
+		$(PYTHON) -m venv $(@D) && \
+		$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $< && \
+		$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . ; \
+	fi
+	@touch $@
+
 check: install  ## format, lint, types, import directions
-	$(BIN)/ruff format --check stream tests examples bench
-	$(BIN)/ruff check stream tests examples bench
+	$(BIN)/ruff format --check stream dags tests examples bench
+	$(BIN)/ruff check stream dags tests examples bench
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check  ## everything: unit, contract, end to end and fault tests
+test: check install-airflow  ## everything: unit, contract, end to end and fault tests
 	$(BIN)/python -m pytest
 
 test-quick: install  ## what needs no server
-	$(BIN)/python -m pytest -m "not integration and not faults"
+	$(BIN)/python -m pytest -m "not integration and not faults and not airflow"
 
-demo: install  ## stream the payments example through a real Kafka and Redis, here
+demo: install install-airflow  ## the whole loop on a real Kafka, Redis and Airflow, here (4 minutes)
+	$(BIN)/driftloop demo --airflow
+
+demo-quick: install  ## stream the payments example through a real Kafka and Redis, without Airflow
 	$(BIN)/driftloop demo
 
 bench: install  ## figures, one JSON line each; QUICK=1 for a short run
@@ -57,6 +74,6 @@ schemas: install  ## write schemas/ anew from stream/messages.py
 	$(BIN)/python -m stream.contracts
 
 clean:  ## remove what was installed and what the local stack stored
-	rm -rf $(VENV) .venv-bench-quix .venv-bench-bytewax .driftloop
+	rm -rf $(VENV) .venv-airflow .venv-bench-quix .venv-bench-bytewax .driftloop
 
-.PHONY: help install check test test-quick demo bench bench-peers schemas clean
+.PHONY: help install install-airflow check test test-quick demo demo-quick bench bench-peers schemas clean

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import archive, drift, labelling, latency, memory, replay, throughput
+from bench import archive, drift, labelling, latency, memory, replay, search, throughput
 from bench.harness import peer_python, stack_for_bench
 from stream.local.stack import Stack
 
@@ -36,6 +36,7 @@ def parts() -> dict[str, Part]:
         "drift": lambda _, q: drift.run(q),
         "labelling": lambda _, q: labelling.run(q),
         "archive": archive.run,
+        "search": search.run,
         "replay": lambda _, q: replay.run(q),
         "whole.logistic.watched": lambda s, q: throughput.whole_watched(s, 15_000 if q else 150_000, 1 if q else 3),
         "whole.logistic": lambda s, q: throughput.whole(s, "logistic", 15_000 if q else 150_000, 1 if q else 3),

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeGuard
 
 import msgspec
 
-from stream import entity, lifecycle
+from stream import entity, lifecycle, search_space
 from stream.errors import ConfigurationError
 from stream.lifecycle import Labelling, Objectives, Retrain, Rollout
 from stream.messages import LabelValue
@@ -302,6 +302,8 @@ def _section_mistakes(pipeline: Pipeline) -> list[ConfigurationError]:
         section = getattr(pipeline, key)
         if not isinstance(section, Mapping) or not all(isinstance(name, str) for name in section):
             found.append(ConfigurationError(key, section, "give a dictionary by names, such as {'lr': 0.01}"))
+        elif key == "search_space":
+            found += search_space.mistakes(section)
     if not isinstance(pipeline.labels, Labels):
         found.append(ConfigurationError("labels", pipeline.labels, "give Labels(...), such as Labels(wait='7d')"))
     if not isinstance(pipeline.limits, Limits):

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stream.errors import ConfigurationError
 
-__all__ = ["Settings", "load_settings"]
+__all__ = ["Settings", "load_settings", "seen_by_pipelines"]
 
 PREFIX = "DRIFTLOOP_"
 
@@ -47,6 +47,19 @@ class Settings(BaseSettings):
         ".driftloop/artifacts",
         description="where model bases and retraining runs are kept: a directory or an fsspec URL",
     )
+
+    pipelines: str = Field("", description="Airflow: files and directories of pipelines, comma-separated")
+    pipelines_cache: Path = Field(
+        Path.home() / ".cache" / "driftloop" / "pipelines", description="Airflow: what was last seen in those files"
+    )
+    archive_cron: str = Field("*/5 * * * *", description="Airflow: when examples are archived, UTC")
+    drift_check_cron: str = Field(
+        "*/10 * * * *", description="Airflow: when a lost wake-up or a due follow-up is looked for, UTC"
+    )
+    drift_gap_s: float = Field(20.0, ge=0, description="Airflow: time between two runs woken up by drifts, at least")
+    alert_email: str | None = Field(None, description="Airflow: recipients; sent over the connection smtp_default")
+    alert_slack_connection: str | None = Field(None, description="Airflow: id of a Slack Incoming Webhook connection")
+    alert_webhook_url: SecretStr | None = Field(None, description="Airflow: alerts are POSTed there as JSON")
 
     session_timeout_ms: int = Field(10_000, ge=1_000, description="a silent worker is replaced after this")
     batch_records_max: int = Field(1_000, ge=1, le=5_000, description="records per micro-batch")
@@ -123,3 +136,8 @@ def load_settings(**overrides: object) -> Settings:
             f"{PREFIX}{'_'.join(map(str, e['loc'])).upper()} = {e.get('input')!r}: {e['msg']}" for e in error.errors()
         ]
         raise ConfigurationError("environment", f"{len(wrong)} wrong", "\n  ".join(["mend", *wrong])) from None
+
+
+def seen_by_pipelines() -> dict[str, str]:
+    """Our variables, which a pipeline file may look at, too."""
+    return {name: value for name, value in os.environ.items() if name.startswith(PREFIX)}

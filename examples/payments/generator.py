@@ -39,8 +39,8 @@ class _Card(NamedTuple):
 
 
 def records(limit: int, seed: int = 7) -> Iterator[Record]:
-    """What `driftloop produce` asks a generator for: `limit` events, and their labels."""
-    return payments(limit, seed=seed)
+    """What `driftloop produce` asks a generator for: `limit` events, a thousand a day, and their labels."""
+    return payments(limit, seed=seed, days=max(limit / 1_000, 1.0))
 
 
 def payments(

@@ -27,6 +27,7 @@ from stream.cli.arguments import Directory, PipelineFile
 from stream.cli.labelling import label
 from stream.cli.producing import follow, read_drifts
 from stream.cli.producing import produce as send
+from stream.cli.retraining import retrain
 from stream.cli.showing import (
     PipelineStatus,
     drift_text,
@@ -130,6 +131,7 @@ def up(
     pipeline_file: PipelineFile,
     score: Annotated[int, typer.Option("--score", min=1, max=32, help="score workers")] = 1,
     directory: Directory = Path(".driftloop") / "up",
+    airflow: Annotated[bool, typer.Option("--airflow", help="start Airflow, too, with the retraining loop")] = False,
 ) -> None:
     """Run a pipeline here: one score and one learn worker, restarted if they fail; Ctrl-C stops everything.
 
@@ -138,7 +140,7 @@ def up(
     from stream.cli.running import run_up
 
     _rehearse(load_pipeline(pipeline_file))
-    run_up(pipeline_file, score, directory, console)
+    run_up(pipeline_file, score, directory, console, airflow=airflow)
 
 
 @app.command()
@@ -475,15 +477,19 @@ def settings() -> None:
 @app.command()
 def demo(
     data: Annotated[str, typer.Argument(help="payments, phishing, segment, shuttle or water-flow")] = "payments",
-    events: Annotated[int, typer.Option(min=100, help="how many, for payments")] = 30_000,
+    events: Annotated[int | None, typer.Option(min=100, help="how many, for payments")] = None,
     rate: Annotated[float | None, typer.Option(min=1, help="events per second; each example has its own")] = None,
     directory: Directory = Path(".driftloop") / "demo",
+    airflow: Annotated[
+        bool,
+        typer.Option("--airflow", help="payments: with a real Airflow, the whole loop to the new champion (4 min)"),
+    ] = False,
 ) -> None:
     """Start everything here, stream an example through it, show what happens, report, and stop everything."""
-    from stream.cli.running import demo as run_demo
+    from stream.cli.demonstrating import demo as run_demo
 
-    run_demo(data, events, rate, directory, console)
+    run_demo(data, events, rate, directory, console, airflow=airflow)
 
 
-for command in (*releases.COMMANDS, archive, label):
+for command in (*releases.COMMANDS, retrain, archive, label):
     app.command()(command)

@@ -20,7 +20,7 @@ from stream.errors import RecordRejected, UpdateRefused
 from stream.messages import Example, Served
 from stream.pipeline import Pipeline, label_fits
 
-__all__ = ["LEARNED", "ExampleParser", "Follower", "Pupil"]
+__all__ = ["BOUND_EVERY", "LEARNED", "ExampleParser", "Follower", "Pupil"]
 
 LEARNED = frozenset(("on_time", "early", "default"))
 BOUND_EVERY = 100  # examples between two looks at the size of the trees

@@ -9,6 +9,7 @@ explain exactly, it explains; for any other model it calls River and the contrib
   the move is the split feature's contribution. What the leaf's own model (such as naive Bayes) adds to its share is the
   contribution "(leaf)". Path contributions are from Saabas 2014, "Interpreting random forests".
 - Forests and bags of such trees: the votes' weighted mean of the members' contributions.
+- Boosted trees: the same path contributions, of the mean score of the training examples, summed over all trees.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any, Literal
 import msgspec
 from river import compose, ensemble, forest, linear_model, optim, preprocessing, tree
 
+from stream.boosting import BoostedClassifier, BoostedRegressor
+from stream.core.explaining_boosting import boosted_scores
 from stream.core.explaining_trees import ClassifierWalk, RegressorWalk, forest_vote, tree_vote
 from stream.core.generating import FEATURES_MAX, each, unrolled
 from stream.messages import Explanation
@@ -61,6 +64,8 @@ def compile_scorer(model: Any, task: str, *, explained_top: int, threshold: floa
         return _anomaly(model, threshold)
     if task == "regression":
         return _regression(model, final, steps[:-1], transform, top)
+    if type(model) is BoostedClassifier and model.fitted:
+        return _boosted(model, task, threshold, top)
     if type(final) is linear_model.LogisticRegression and task == "binary" and type(final.loss) is optim.losses.Log:
         return _log_odds(_linear(final, steps[:-1], transform, "log_odds", top), threshold)
     if type(final) is linear_model.SoftmaxRegression and top and task == "multiclass":
@@ -251,6 +256,36 @@ def _named(probabilities: dict[Any, float]) -> dict[str, float]:
     return {str(label): float(p) for label, p in probabilities.items()}
 
 
+# -- boosted trees -------------------------------------------------------------------------------------------------------
+
+
+def _boosted(model: BoostedClassifier, task: str, threshold: float, top: int) -> Scorer:
+    scored, classes = boosted_scores(model), model.classes
+    if task == "binary" and classes == [False, True]:
+
+        def raw(x: dict[str, Any]) -> tuple[float, Explanation | None]:
+            scores, explain = scored(x)
+            return scores[0], _explained("log_odds", *explain(0), top) if top else None
+
+        return _log_odds(raw, threshold)
+
+    def scorer(x: dict[str, Any]) -> Answer:
+        scores, explain = scored(x)
+        shares = model.probabilities(scores)
+        best = max(range(len(shares)), key=shares.__getitem__)
+        explanation = None
+        if top and len(scores) == len(shares):
+            explanation = _explained("log_odds", *explain(best), top)
+        elif top:  # of two classes the trees score the second
+            bias, contributions = explain(0)
+            sign = 1.0 if best else -1.0
+            contributions = {name: sign * part for name, part in contributions.items()}
+            explanation = _explained("log_odds", sign * bias, contributions, top)
+        return Answer(classes[best], _named(dict(zip(classes, shares, strict=True))), None, explanation)
+
+    return scorer
+
+
 # -- numbers -------------------------------------------------------------------------------------------------------------
 
 
@@ -264,6 +299,14 @@ def _regression(model: Any, final: Any, transformers: list[Any], transform: Tran
             return Answer(_number(value), None, None, explanation)
 
         return linear
+    if type(model) is BoostedRegressor and model.fitted:
+        scored = boosted_scores(model)
+
+        def boosted(x: dict[str, Any]) -> Answer:
+            scores, explain = scored(x)
+            return Answer(_number(scores[0]), None, None, _explained("value", *explain(0), top) if top else None)
+
+        return boosted
     if top and type(final) in TREE_REGRESSORS:
         walk = RegressorWalk(final)
 

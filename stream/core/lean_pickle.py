@@ -77,6 +77,8 @@ OTHERS = frozenset(
         ("river.tree.splitter.ebst_splitter", "EBSTNode._update_estimator_multivariate"),
         ("river.tree.splitter.ebst_splitter", "EBSTNode._update_estimator_univariate"),
         ("statistics", "NormalDist"),
+        ("stream.boosting", "BoostedClassifier"),
+        ("stream.boosting", "BoostedRegressor"),
         ("stream.core.drifting", "_Feature"),
         ("stream.core.drifting", "_Features"),
         ("stream.core.drifting", "_Ranks"),

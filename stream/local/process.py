@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["Child", "Reaper", "reap", "wait_until"]
+__all__ = ["Child", "Reaper", "end_session", "reap", "wait_until", "write_private"]
 
 TERM_S = 10.0
 
@@ -132,12 +133,33 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, what: str, every
         time.sleep(every_s)
 
 
+def write_private(path: Path, text: str) -> None:
+    """A file that only its owner can read, from its first byte on."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+
+
+def end_session(leader: int) -> None:
+    """kill -9 what a child has started and left behind: every child leads a session of its own."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+    for stat in Path("/proc").glob("[0-9]*/stat"):  # process groups made within the session; Linux only
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()  # after the name: state, parent, group, session
+            if int(fields[3]) == leader:
+                os.kill(int(stat.parent.name), signal.SIGKILL)
+        except (OSError, ValueError, IndexError):
+            continue  # it has just ended
+
+
 def reap(lines: Iterable[str]) -> None:
     """The reaper's own life: keep the list until the pipe ends, then stop what is on it."""
     pids: set[int] = set()
     for line in lines:
         pid = int(line[1:])
         (pids.add if line[0] == "+" else pids.discard)(pid)
+    left = tuple(pids)
     for number, patience_s in ((signal.SIGCONT, 0.0), (signal.SIGTERM, TERM_S / 2), (signal.SIGKILL, 1.0)):
         for pid in list(pids):
             try:
@@ -147,6 +169,8 @@ def reap(lines: Iterable[str]) -> None:
         deadline_s = time.monotonic() + patience_s
         while time.monotonic() < deadline_s and any(map(_alive, pids)):
             time.sleep(0.05)
+    for pid in left:
+        end_session(pid)
 
 
 def _alive(pid: int) -> bool:

@@ -18,7 +18,7 @@ from stream.local import prerequisites
 from stream.local.prerequisites import redis_binary
 from stream.local.process import Child, Reaper, wait_until
 
-__all__ = ["KafkaServer", "RedisServer", "fetch_kafka", "free_port"]
+__all__ = ["KafkaServer", "RedisServer", "fetch_kafka", "free_port", "stored_ports"]
 
 START_S = 60.0
 JVM = ("-Xmx512m", "-XX:+UseSerialGC", "-Xshare:auto")
@@ -136,7 +136,7 @@ class KafkaServer(_Server):
     """Needs Java 17."""
 
     def __init__(self, directory: Path, libs: Path, reaper: Reaper, *, quick_start: bool = True) -> None:
-        self.port, controller_port = _ports(directory / "ports", 2)
+        self.port, controller_port = stored_ports(directory / "ports", 2)
         self.brokers = f"127.0.0.1:{self.port}"
         self._classpath = f"{libs.resolve()}/*"
         self._data = directory / "data"
@@ -178,7 +178,7 @@ class RedisServer(_Server):
     """Append-only, never evicting."""
 
     def __init__(self, directory: Path, reaper: Reaper, appendfsync: str = "everysec") -> None:
-        (self.port,) = _ports(directory / "ports", 1)
+        (self.port,) = stored_ports(directory / "ports", 1)
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._client = redis.Redis.from_url(self.url, socket_timeout=2)
         options = {
@@ -205,7 +205,7 @@ class RedisServer(_Server):
         self._client.close()
 
 
-def _ports(path: Path, count: int) -> list[int]:
+def stored_ports(path: Path, count: int) -> list[int]:
     """The same ports as last time if they are free, so that clients and stored addresses still fit."""
     if path.exists():
         ports = [int(port) for port in path.read_text().split()]

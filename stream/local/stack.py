@@ -14,17 +14,10 @@ from typing import Any
 
 from stream.errors import ConfigurationError
 from stream.local.prerequisites import check
-from stream.local.process import Child, Reaper
+from stream.local.process import Child, Reaper, write_private
 from stream.local.servers import KafkaServer, RedisServer, fetch_kafka
 
-__all__ = ["Stack", "write_private"]
-
-
-def write_private(path: Path, text: str) -> None:
-    """A file that only its owner can read, from its first byte on."""
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
+__all__ = ["Stack"]
 
 
 class Stack:
@@ -107,6 +100,7 @@ class Stack:
             "DRIFTLOOP_REDIS_URL": self.redis_url,
             "DRIFTLOOP_SIGNING_KEY": self.signing_key(),
             "DRIFTLOOP_ARTIFACT_URL": str((self.directory / "artifacts").resolve()),
+            "DRIFTLOOP_ARCHIVE_URL": str((self.directory / "archive").resolve()),
             "PYTHONHASHSEED": "0",
             **more,
         }

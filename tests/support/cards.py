@@ -8,7 +8,7 @@ from typing import Any
 
 from river import linear_model, preprocessing
 
-from stream import Labelling, Labels, Pipeline, entity, number
+from stream import Labelling, Labels, Pipeline, Rollout, entity, number
 from stream.pipeline import Limits
 
 MISSING: dict[str, Any] = {"missing": "default", "default": False}
@@ -45,6 +45,13 @@ pipeline = Pipeline(
     model=build,
     reads=os.environ.get("DRIFTLOOP_TEST_READS") or None,
     labelling=LABELLING,
+    rollout=Rollout(
+        shadow_labels=100,
+        shares=(0.2, 0.5),
+        share_labels=100,
+        probation_labels=800,
+        latency_ratio_max=1_000.0,  # a machine that is busy with the tests stops any clock
+    ),
     labels=Labels(wait="10m", keep_late="5m", early_wait="5m", **MISSING),
     limits=Limits(entity_idle="20m", record_bytes_max=int(os.environ.get("DRIFTLOOP_TEST_BYTES_MAX", "65536"))),
 )

@@ -15,12 +15,19 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from stream.adapters.artifact_files import ArtifactFiles
 from stream.core.digest import state_digest
+from stream.core.examples import Follower
 from stream.core.explaining import compile_scorer
-from stream.core.learning import LearnStep, open_for_serving
+from stream.core.lean_pickle import dump_model, load_model
+from stream.core.learning import LearnStep
+from stream.core.model_bases import open_base
 from stream.core.records import Record
-from stream.core.scoring import LiveModel
-from stream.messages import ModelRef
+from stream.core.remembering import decode_remembered
+from stream.core.rollout import Decision
+from stream.core.scoring import BesideModel, LiveModel
+from stream.core.slots import Command
+from stream.messages import Example, ModelRef, Release
 from tests.support.partition import Outcome, run
 from tests.support.world import World
 
@@ -40,6 +47,16 @@ class Verdict(NamedTuple):
     versions: int
     counts: Counter[str]
     drifts: int
+    releases: list[Release]
+    canaries: int  # events that a challenger answered
+
+
+class Scored(NamedTuple):
+    """Which models scored an event when it came."""
+
+    champion: str
+    beside: tuple[str, str] | None = None  # slot and version
+    answered: bool = False  # by the one beside
 
 
 def examine(world: World) -> Verdict:
@@ -50,11 +67,12 @@ def examine(world: World) -> Verdict:
     by_partition: dict[int, list[Record]] = {p: [] for p in range(world.partitions)}
     for record in examples:
         by_partition[msgspec.json.decode(record.value or b"")["partition"]].append(record)
-    served = _served(predictions)
-    models = model_versions(world, examples, set(served.values()))
+    scored = _scored(world, predictions, examples)
+    named = {scored_by.champion for scored_by in scored.values()}
+    models = model_versions(world, examples, named | {s.beside[1] for s in scored.values() if s.beside is not None})
     copies, counts, codes = 0, Counter[str](), Counter[str]()
     for partition in range(world.partitions):
-        expected = _undisturbed(world, partition, events[partition], labels[partition], served, models)
+        expected = _undisturbed(world, partition, events[partition], labels[partition], scored, models)
         for topic, found in (
             ("predictions", predictions[partition]),
             ("examples", by_partition[partition]),
@@ -67,11 +85,11 @@ def examine(world: World) -> Verdict:
             assert first == wanted, _difference(topic, partition, first, wanted)
         codes.update(expected.codes())
         counts.update(_same_state(world, partition, expected))
-    learned, drifts = _same_model(world, examples)
+    learned, drifts, releases = _same_model(world, examples)
     assert counts["predictions"] + codes_of_events(dead) == sum(map(len, events.values()))
     return Verdict(
-        counts["predictions"], copies, codes, counts["examples"], learned, len(set(served.values())), counts,
-        drifts,
+        counts["predictions"], copies, codes, counts["examples"], learned, len(models), counts, drifts, releases,
+        sum(scored_by.answered for scored_by in scored.values()),
     )  # fmt: skip
 
 
@@ -106,39 +124,70 @@ def _difference(topic: str, partition: int, first: list[Any], wanted: list[Any])
     return f"{topic}-{partition}: {len(first)} records, expected {len(wanted)}; first difference at {at}:\n{first[at : at + 1]}\n{wanted[at : at + 1]}"
 
 
-def _served(predictions: dict[int, list[Record]]) -> dict[tuple[int, int], str]:
-    """Source position -> the version that its prediction names."""
-    served = {}
+def _scored(
+    world: World, predictions: dict[int, list[Record]], examples: list[Record]
+) -> dict[tuple[int, int], Scored]:
+    """Source position -> the models that scored it: as its prediction says, and what was remembered of it."""
+    scored = {}
     for record in _all(predictions):
         value = msgspec.json.decode(record.value or b"")
-        served[value["source"]["partition"], value["source"]["offset"]] = value["model"]["version"]
-    return served
+        scored[value["source"]["partition"], value["source"]["offset"]] = Scored(value["model"]["version"])
+    for record in examples:
+        example = msgspec.json.decode(record.value or b"", type=Example)
+        place = example.event_source.partition, example.event_source.offset
+        beside = [(slot, served.version) for slot, served in example.served.items() if slot != "champion"]
+        answered = example.slot != "champion"
+        scored[place] = Scored(example.served["champion"].version, beside[0] if beside else None, answered)
+    for partition in range(world.partitions):
+        kept: Any = world.redis.hvals(f"{{{world.name}:{partition}}}:remembered")
+        for its in map(decode_remembered, kept):
+            if its.beside is not None:
+                beside_of = (its.beside.slot, its.beside.version)
+                scored[partition, its.offset] = Scored(its.version, beside_of, its.beside.answers)
+    return scored
 
 
 def model_versions(world: World, examples: list[Record], versions: set[str]) -> dict[str, LiveModel]:
-    """Every version built anew from the examples topic."""
-    keys = world.settings.signing()
-    step = LearnStep(world.pipeline, shard=0, keys=keys, configuration="oracle", window=world.settings.metrics_window)
-    wanted = sorted({int(version.rpartition("@")[2]) for version in versions})
+    """Every version built anew from its base's file and the examples topic."""
+    step = _learner(world)
+    files = ArtifactFiles(world.settings.artifact_url, world.name)
+    followers: dict[str, Follower] = {}
     built = {}
-    for offset in wanted:
-        step.step(examples[step.offset : offset])
-        header, model, serving = open_for_serving(
-            step.snapshot().models["champion"],
-            keys,
-            pipeline=world.pipeline.name,
-            shard=0,
-            configuration=step._configuration,
-        )
+    for version in sorted(versions, key=lambda v: int(v.rpartition("@")[2])):
+        name, _, offset = version.rpartition("@")
+        step.step(examples[step.offset : int(offset)])  # for what the baselines knew
+        if name not in followers:
+            base = open_base(files.get_base(name), world.settings.signing(), pipeline=world.name)
+            followers[name] = Follower(world.pipeline, base)
+        follower = followers[name]
+        follower.step(examples[follower.offset : int(offset)])
+        follower.pupil.mend()
         scorer = compile_scorer(
-            model, world.pipeline.task, explained_top=world.pipeline.explained_top, threshold=world.pipeline.threshold
+            _copy(follower.pupil.model),
+            world.pipeline.task,
+            explained_top=world.pipeline.explained_top,
+            threshold=world.pipeline.threshold,
         )
-        built[header.version] = LiveModel(
-            ModelRef(world.name, header.version), scorer, serving.persistence, serving.prior,
+        serving = step.serving()
+        built[version] = LiveModel(
+            ModelRef(world.name, version), scorer, serving.persistence, serving.prior,
             serving.prior_probabilities, serving.half_width, serving.drifting,
         )  # fmt: skip
-    assert versions <= built.keys()
     return built
+
+
+def _copy(model: Any) -> Any:
+    return load_model(dump_model(model))
+
+
+def _learner(world: World) -> LearnStep:
+    return LearnStep(
+        world.pipeline,
+        shard=0,
+        keys=world.settings.signing(),
+        configuration="oracle",
+        window=world.settings.metrics_window,
+    )
 
 
 def _undisturbed(
@@ -146,15 +195,23 @@ def _undisturbed(
     partition: int,
     events: list[Record],
     labels: list[Record],
-    served: dict[tuple[int, int], str],
+    scored: dict[tuple[int, int], Scored],
     models: dict[str, LiveModel],
 ) -> Outcome:
     merged = sorted([*events, *labels], key=lambda r: (r.timestamp_ms, r.topic != "events", r.offset))
 
     def model_for(batch: Any) -> LiveModel:
         (record,) = batch
-        version = served.get((partition, record.offset)) if record.topic == "events" else None
-        return models[version] if version is not None else next(iter(models.values()))
+        found = scored.get((partition, record.offset)) if record.topic == "events" else None
+        if found is None:
+            return next(iter(models.values()))
+        live = models[found.champion]
+        if found.beside is None:
+            return live
+        slot, version = found.beside
+        other = models[version]
+        beside = BesideModel(ModelRef(world.name, version, slot), other.scorer, 1.0 if found.answered else 0.0)
+        return live._replace(beside=beside)
 
     return run(
         world.pipeline,
@@ -189,16 +246,27 @@ def _same_state(world: World, partition: int, expected: Outcome) -> dict[str, in
     return dict(meta["counts"])
 
 
-def _same_model(world: World, examples: list[Record]) -> tuple[int, int]:
-    """O5: the live model is that of a pass over the examples, each number once; so are the drifts, copies apart."""
-    step = LearnStep(
-        world.pipeline,
-        shard=0,
-        keys=world.settings.signing(),
-        configuration="oracle",
-        window=world.settings.metrics_window,
-    )
-    drifts = [_bytes_of(record) for record in step.step(examples) if record.topic == "drifts"]
+def _same_model(world: World, examples: list[Record]) -> tuple[int, int, list[Release]]:
+    """O5: the live models are those of a pass over the examples, each number once; so are drifts and releases, copies
+    apart. What people and retrainings asked for is done again where its record says that it was done.
+    """
+    step = _learner(world)
+    recorded = list(dict.fromkeys(record.value or b"" for record in world.read("releases")[0]))
+    releases = [msgspec.json.decode(value, type=Release) for value in recorded]
+    out = []
+    found: list[bytes] = []
+    files = ArtifactFiles(world.settings.artifact_url, world.name)
+    for number, release in enumerate(releases):
+        offset = int(release.version.rpartition("@")[2])
+        out += step.step(examples[step.offset : offset])
+        found += _released(step)
+        if len(found) == number:  # not what the rules decide by themselves
+            _ask(world, step, release, examples, files)
+            found += _released(step)
+    out += step.step(examples[step.offset :])
+    found += _released(step)
+    assert found == recorded
+    drifts = [_bytes_of(record) for record in out if record.topic == "drifts"]
     assert list(dict.fromkeys(map(_bytes_of, world.read("drifts")[0]))) == drifts
     status = world.status().learner
     assert status is not None
@@ -210,6 +278,50 @@ def _same_model(world: World, examples: list[Record]) -> tuple[int, int]:
     learnable = sum(e["timing"] in ("on_time", "early", "default") for e in once.values())
     assert step.counts.get("learned", 0) == learnable
     expected = msgspec.json.decode(step.snapshot().status)
-    for part in ("metrics", "segments", "drift"):
-        assert status[part] == expected[part], part
-    return learnable, len(drifts)
+    for part in ("metrics", "segments", "drift", "slots", "trial"):
+        assert status.get(part) == expected.get(part), part
+    return learnable, len(drifts), releases
+
+
+def _released(step: LearnStep) -> list[bytes]:
+    state = step.slots.state
+    values, state.outbox = [msgspec.json.encode(release) for release in state.outbox], []
+    return values
+
+
+def _ask(world: World, step: LearnStep, release: Release, examples: list[Record], files: ArtifactFiles) -> None:
+    at_ms, by, reason = release.decided_at_ms, release.decided_by, release.reason
+    if release.action == "started":
+        step.slots.start(step.offset, at_ms)
+        return
+    if by.startswith("rule:"):  # latency, which is not in the examples
+        action: Any = release.action
+        step.slots.decide(Decision(action, by.partition(":")[2], reason, release.evidence), step.offset, at_ms)
+        return
+    action = {"released": "release", "promoted": "promote", "rolled_back": "roll_back", "rejected": "reject"}[
+        release.action
+    ]
+    refused: Any
+    refused, _, why = reason.partition(" refused: ")
+    if why:
+        asked = Command(
+            command_id=release.release_id,
+            action=refused,
+            base=release.base,
+            by=by,
+            evidence=release.evidence,
+            at_ms=at_ms,
+        )
+        step.slots.refuse(asked, step.offset, why)
+        return
+    candidate = None
+    if action == "release":
+        candidate = Follower(
+            world.pipeline, open_base(files.get_base(release.base), world.settings.signing(), pipeline=world.name)
+        )
+        candidate.step(examples[candidate.offset : step.offset])
+    asked = Command(
+        command_id=release.release_id, action=action, base=release.base, by=by, reason=reason, evidence=release.evidence,
+        at_ms=at_ms,
+    )  # fmt: skip
+    step.command(asked, candidate)

@@ -54,7 +54,12 @@ class World:
         self.pipeline = load_pipeline(PIPELINE_FILE).pipeline
         self.names = TopicNames.of(self.pipeline)
         self.settings: Settings = load_settings(
-            brokers=stack.brokers, redis_url=stack.redis_url, signing_key=stack.signing_key(), partitions=partitions
+            brokers=stack.brokers,
+            redis_url=stack.redis_url,
+            signing_key=stack.signing_key(),
+            partitions=partitions,
+            artifact_url=stack.environment()["DRIFTLOOP_ARTIFACT_URL"],
+            archive_url=stack.environment()["DRIFTLOOP_ARCHIVE_URL"],
         )
         self.kafka = KafkaTopics(self.settings.kafka(), self.names)
         self.kafka.create(partitions, 1)

@@ -1,0 +1,35 @@
+"""Airflow's Kafka connections, made of our settings: one for each watcher, because each needs a consumer group of its own."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["connection_id", "kafka_connection"]
+
+
+def connection_id(pipeline: str) -> str:
+    """Of the connection through which a pipeline's drifts are watched.
+
+    >>> connection_id("card-payments")
+    'driftloop_kafka_card_payments'
+    """
+    return "driftloop_kafka_" + re.sub(r"[^a-z0-9]", "_", pipeline.lower())
+
+
+def kafka_connection(kafka: Mapping[str, Any], pipeline: str) -> tuple[str, str]:
+    """Name and value of the environment variable that defines it.
+
+    `kafka` is what `Settings.kafka()` returns. The offset is committed by the trigger once Airflow has stored the event.
+    """
+    extra = {
+        **kafka,
+        "group.id": f"driftloop-airflow-{pipeline}",
+        "enable.auto.commit": "false",
+        "auto.offset.reset": "earliest",
+        "session.timeout.ms": 10_000,
+    }
+    value = json.dumps({"conn_type": "kafka", "extra": extra})
+    return f"AIRFLOW_CONN_{connection_id(pipeline).upper()}", value

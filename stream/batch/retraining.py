@@ -1,0 +1,163 @@
+"""The steps of a retraining run, in order. Each may run again, anywhere, and gives the same; small JSON in and out.
+
+    take_up -> archive_examples -> choose_window -> plan_trials -> run_trials (spread) -> fit -> compare -> release
+
+The DAGs call these and nothing else; `driftloop retrain` calls them one after the other. What they leave behind lies under
+the artifact URL in `runs/<run>/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from stream.adapters.file_pipelines import LoadedPipeline
+from stream.batch import archiving, comparing, fitting, releasing, searching, taking_up
+from stream.batch.plans import Run
+from stream.batch.windows import choose_window as find_window
+from stream.settings import Settings
+
+__all__ = [
+    "archive_examples",
+    "choose_window",
+    "compare",
+    "current_episode",
+    "fit",
+    "plan_trials",
+    "release",
+    "run_trials",
+    "take_up",
+]
+
+
+def take_up(settings: Settings, loaded: LoadedPipeline, *, run_id: str) -> dict[str, Any]:
+    """Is there a drift to retrain for? See `taking_up.take_up`."""
+    return taking_up.take_up(settings, loaded.pipeline, run_id)
+
+
+def current_episode(settings: Settings, loaded: LoadedPipeline) -> dict[str, Any]:
+    """For a run by the clock: the newest known change. See `taking_up.current_episode`."""
+    return taking_up.current_episode(settings, loaded.pipeline)
+
+
+def archive_examples(settings: Settings, loaded: LoadedPipeline) -> dict[str, Any]:
+    """Archive what is new. Being overtaken by another archiver is no failure: the rows are there."""
+    return archiving.archive_examples(settings, loaded.pipeline)
+
+
+def choose_window(
+    settings: Settings, loaded: LoadedPipeline, *, run_id: str, taken: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Which examples the run is about, and whose champion the candidate must beat.
+
+    Args:
+        taken: what `take_up` or `current_episode` returned; `from_offset` is the change point, or None.
+
+    Returns {"go", "why", "window", "champion"}. It is written down at the first call: a retry gets the same.
+    """
+    run = Run(settings, loaded, run_id)
+    found = run.find("window.json")
+    if found is None:
+        roster = releasing.live_roster(settings, loaded.pipeline.name)
+        if roster is None:
+            found = {"go": False, "why": "nothing is live under this name", "window": None, "champion": None}
+        else:
+            chosen = find_window(loaded.pipeline, run.source, change_point=taken.get("from_offset"))
+            found = {"go": chosen["window"] is not None, **chosen, "champion": roster.champion.partition("@")[0]}
+        if found["go"]:  # a window that is too short today may be long enough at a retry
+            run.keep("window.json", found)
+    return dict(found)
+
+
+def plan_trials(
+    settings: Settings, loaded: LoadedPipeline, *, run_id: str, window: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """What the tasks of the search are called with. `window`: as `choose_window` returned it."""
+    return searching.plan_trials(settings, loaded, run_id, window["window"], champion=window["champion"])
+
+
+def run_trials(settings: Settings, loaded: LoadedPipeline, *, run_id: str, part: int) -> dict[str, Any]:
+    """One task's share of the trials."""
+    return searching.run_trials(settings, loaded, run_id, part)
+
+
+def fit(settings: Settings, loaded: LoadedPipeline, *, run_id: str) -> dict[str, Any]:
+    """Train the best trial's recipe on the whole window and store it as a base."""
+    return fitting.fit(settings, loaded, run_id)
+
+
+def compare(settings: Settings, loaded: LoadedPipeline, *, run_id: str) -> dict[str, Any]:
+    """Champion and candidate on later examples; "go" says whether the candidate may be released."""
+    verdict = comparing.compare(settings, loaded, run_id)
+    return {"go": verdict["accepted"], **verdict}
+
+
+def release(
+    settings: Settings,
+    loaded: LoadedPipeline,
+    *,
+    run_id: str,
+    candidate: Mapping[str, Any],
+    verdict: Mapping[str, Any],
+    approved: bool = True,
+    decided_by: str | None = None,
+) -> dict[str, Any]:
+    """Hand the candidate to the live system, once. `parent` is the champion that it was compared with.
+
+    Returns {"released", "base", "why"}.
+    """
+    why, evidence = str(verdict["why"]), _plain(verdict["figures"])
+    if not approved:
+        answer = {"released": False, "base": candidate["base"], "why": f"rejected by {decided_by or 'time-out'}"}
+    else:
+        by = f"run:{run_id}" if decided_by is None else f"person:{decided_by} for run:{run_id}"
+        releasing.release(
+            settings,
+            loaded.pipeline,
+            candidate["base"],
+            by=by,
+            command_id=f"release-{run_id}",
+            parent=candidate["parent"],
+            reason=why,
+            evidence=evidence,
+            extra_allowed=loaded.allowed,
+        )
+        answer = {"released": True, "base": candidate["base"], "why": why}
+    Run(settings, loaded, run_id).keep("release.json", answer)
+    return answer
+
+
+def retrain(
+    settings: Settings,
+    loaded: LoadedPipeline,
+    *,
+    run_id: str,
+    change_point: int | None = None,
+    on_step: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """All steps in this process, without Airflow and without an approval.
+
+    Returns {"released", "base", "why"}; `base` is None where there was too little to learn from.
+    """
+    on_step("archiving examples")
+    archive_examples(settings, loaded)
+    on_step("choosing the window")
+    window = choose_window(settings, loaded, run_id=run_id, taken={"from_offset": change_point})
+    if not window["go"]:
+        return {"released": False, "base": None, "why": window["why"]}
+    for part in plan_trials(settings, loaded, run_id=run_id, window=window):
+        on_step(f"searching, part {part['part']}")
+        run_trials(settings, loaded, run_id=run_id, part=part["part"])
+    on_step("fitting")
+    candidate = fit(settings, loaded, run_id=run_id)
+    on_step("comparing with the champion")
+    verdict = compare(settings, loaded, run_id=run_id)
+    if not verdict["go"]:
+        return {"released": False, "base": candidate["base"], "why": verdict["why"]}
+    on_step("releasing")
+    return release(settings, loaded, run_id=run_id, candidate=candidate, verdict=verdict)
+
+
+def _plain(figures: Any) -> dict[str, Any]:
+    """What a release record may hold."""
+    return {str(k): v for k, v in dict(figures).items() if isinstance(v, float | int | str | bool) or v is None}

@@ -1,0 +1,93 @@
+"""The first step of a retraining run: is there anything to do, and for which change of the world?
+
+A message on `drifts` only wakes a run up; what counts is the topic itself, read from the offset that is stored with the
+outcomes. So a message that is lost, repeated or out of order on its way through Airflow changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from stream.adapters.kafka_drifts import read_drift_pages
+from stream.adapters.kafka_topics import KafkaTopics
+from stream.adapters.redis_drift_inbox import RedisDriftInbox
+from stream.core.episodes import Inbox, TakeUp, settle, sort_in
+from stream.errors import Unavailable
+from stream.pipeline import Pipeline
+from stream.settings import Settings
+from stream.topics import TopicNames
+
+__all__ = ["current_episode", "take_up"]
+
+ATTEMPTS = 20  # each is lost to somebody who was faster
+
+
+def take_up(settings: Settings, pipeline: Pipeline, run_id: str, *, now_ms: int | None = None) -> dict[str, Any]:
+    """Give every new drift its outcome, and say whether run `run_id` goes on.
+
+    The same run asked again (a retry) gets the same answer. Of two runs that ask at once one is let go.
+
+    Returns:
+        go, why (drift, cool_down_over, follow_up, nothing_new), drift (the message), from_offset (example from which the
+        world is another), stage (0: first search; 1, 2, ...: follow-up).
+
+    Raises:
+        Unavailable: Kafka or Redis do not answer, or others are always faster.
+    """
+    topics = KafkaTopics(settings.kafka(), TopicNames(pipeline.name))
+    found = topics.describe().topics
+    if "examples" not in found or "drifts" not in found:
+        return _plain(TakeUp(go=False, why="nothing_new"))
+    inbox = RedisDriftInbox(**settings.redis(), pipeline=pipeline.name)
+    try:
+        for _ in range(ATTEMPTS):
+            now = int(time.time() * 1_000) if now_ms is None else now_ms
+            ends = {shard: topics.offsets("examples", shard)[1] for shard in range(found["examples"].partitions)}
+            answer = _attempt(inbox, settings, pipeline, run_id, ends, now)
+            if answer is not None:
+                return _plain(answer)
+        raise Unavailable(f"the drift inbox of {pipeline.name} was changed by others {ATTEMPTS} times")
+    finally:
+        inbox.close()
+
+
+def current_episode(settings: Settings, pipeline: Pipeline) -> dict[str, Any]:
+    """For a run by the clock: it always goes on, with the newest known change. It touches no outcome. Raises Unavailable."""
+    inbox = RedisDriftInbox(**settings.redis(), pipeline=pipeline.name)
+    try:
+        episode = inbox.load().inbox.episode
+    finally:
+        inbox.close()
+    drift = episode.drift if episode else None
+    from_offset = drift.from_offset if drift else None
+    answer = {"go": True, "why": "schedule", "drift": drift, "from_offset": from_offset}
+    return dict(msgspec.to_builtins({**answer, "stage": episode.stage if episode else 0}))
+
+
+def _attempt(
+    store: RedisDriftInbox, settings: Settings, pipeline: Pipeline, run_id: str, ends: dict[int, int], now_ms: int
+) -> TakeUp | None:
+    """Page by page, so that no call is large however many drifts have come; None: somebody else was faster."""
+    version, inbox = store.load()
+    retrain = pipeline.retrain
+
+    def kept(changed: Inbox, outcomes: list[Any]) -> bool:
+        nonlocal version, inbox
+        if changed != inbox or outcomes:
+            if not store.store(version, changed, outcomes):
+                return False
+            version, inbox = version + 1, changed
+        return True
+
+    for records, next_offset in read_drift_pages(settings.kafka(), pipeline.name, inbox.next_offset):
+        if not kept(*sort_in(inbox, records, next_offset, run_id=run_id, ends=ends, now_ms=now_ms, retrain=retrain)):
+            return None
+    settled, answer = settle(inbox, run_id=run_id, ends=ends, now_ms=now_ms, retrain=retrain)
+    return answer if kept(settled, []) else None
+
+
+def _plain(answer: TakeUp) -> dict[str, Any]:
+    return dict(msgspec.to_builtins(answer))

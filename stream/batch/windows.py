@@ -1,0 +1,109 @@
+"""Which examples a retraining learns from, and on which later ones champion and candidate are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import msgspec
+
+from stream.core.prequential import Lesson, scored_lessons, timeline
+from stream.core.records import Record
+from stream.pipeline import Pipeline
+
+__all__ = ["ExampleSource", "Window", "choose_window", "count_labels"]
+
+FIT_SHARE = 1 / 3  # of the search's lessons are learned only, the others scored
+SCORED_MIN = 20
+
+
+class ExampleSource(Protocol):
+    """Archived examples of one pipeline."""
+
+    def end(self, shard: int) -> int:
+        """The offset after the last one."""
+
+    def records(self, shard: int, from_offset: int, to_offset: int) -> Iterator[Record]:
+        """As they lay on Kafka, offsets ascending, to_offset excluded."""
+
+
+class Window(msgspec.Struct, frozen=True, kw_only=True):
+    """A range of examples offsets, in four marks: from <= score_from <= split <= to.
+
+    Args:
+        from_offset: the first example.
+        score_offset: trials are scored from here to the split.
+        split_offset: the compare range begins; no trial sees it.
+        to_offset: the end, excluded.
+        labels: lessons in all of it.
+    """
+
+    shard: int
+    from_offset: int
+    score_offset: int
+    split_offset: int
+    to_offset: int
+    labels: int
+
+
+def choose_window(
+    pipeline: Pipeline,
+    source: ExampleSource,
+    *,
+    shard: int = 0,
+    change_point: int | None = None,
+    to_offset: int | None = None,
+) -> dict[str, Any]:
+    """The newest `retrain.window_max` examples, none from before the change.
+
+    Args:
+        change_point: examples offset from which the world was another (`Drift.from_offset`).
+        to_offset: the end; None: of the archive. Give the end that was archived, so that a retry chooses the same.
+
+    Returns:
+        {"window": Window as JSON, "why": ""}, or {"window": None, "why": a sentence}: too little to search or to compare.
+    """
+    rules = pipeline.retrain
+    to = source.end(shard) if to_offset is None else to_offset
+    first = max(0, change_point or 0, to - rules.window_max)
+    lessons = timeline(pipeline, source.records(shard, first, to)).lessons
+    since = "since the change" if change_point is not None and first == change_point else "in the window"
+    if len(lessons) < rules.labels_min:
+        return _refused(
+            f"{len(lessons)} labels have come {since}, retrain.labels_min is {rules.labels_min}: wait for more"
+        )
+    split = round(len(lessons) * (1.0 - rules.compare_share))
+    window = Window(
+        shard=shard,
+        from_offset=lessons[0].offset,
+        score_offset=lessons[int(split * FIT_SHARE)].offset,
+        split_offset=lessons[split].offset,
+        to_offset=to,
+        labels=len(lessons),
+    )
+    searched = [one for one in lessons if one.offset < window.split_offset]
+    for what, part, mark in (("search", searched, window.score_offset), ("compare", lessons, window.split_offset)):
+        found = _scored(part, mark)
+        if found < SCORED_MIN:
+            return _refused(
+                f"{found} of the {len(part)} labels {since} are of events that came after the labels before them were "
+                f"known, the {what} needs {SCORED_MIN}: labels take long, wait for more"
+            )
+    return {"window": msgspec.to_builtins(window), "why": ""}
+
+
+def count_labels(
+    pipeline: Pipeline, source: ExampleSource, from_offset: int, to_offset: int | None = None, *, shard: int = 0
+) -> int:
+    """How many examples that are learned lie in a range, its end excluded; None: to the archive's end. What
+    `retrain.follow_ups` counts, from a drift's change point."""
+    to = source.end(shard) if to_offset is None else to_offset
+    return len(timeline(pipeline, source.records(shard, from_offset, to)).lessons)
+
+
+def _scored(lessons: list[Lesson], mark: int) -> int:
+    return sum(scored_lessons(lessons, mark))
+
+
+def _refused(why: str) -> dict[str, Any]:
+    return {"window": None, "why": why}

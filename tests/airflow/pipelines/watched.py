@@ -1,0 +1,23 @@
+"""The pipeline that the tests of Airflow watch; its name comes from the environment."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from river import linear_model, preprocessing
+
+from stream import Pipeline, Retrain
+
+
+def build(params: dict[str, Any]) -> Any:
+    return preprocessing.StandardScaler() | linear_model.LogisticRegression()
+
+
+pipeline = Pipeline(
+    name=os.environ.get("DRIFTLOOP_TEST_WATCHED", "watched"),
+    task="binary",
+    features={"amount": float},
+    model=build,
+    retrain=Retrain(cool_down="1s", schedule="0 3 * * *"),
+)

@@ -1,0 +1,120 @@
+"""The DAGs in a real Airflow: drifts wake a run up, alerts go out, no answer is lost, and what is killed goes on."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from stream.errors import DriftloopError
+from tests.airflow.conftest import Watched
+
+pytestmark = [pytest.mark.integration, pytest.mark.airflow, pytest.mark.timeout(300)]
+
+
+def wait_taken_up(watched: Watched, drift_id: str) -> str:
+    """Until a run has taken the drift up; returns the run's id. The run is then ended: other tests see to its end."""
+    watched.wait(lambda: drift_id in watched.outcomes(), f"{drift_id} to have an outcome")
+    outcome = watched.outcomes()[drift_id]
+    assert outcome.outcome == "retrained"
+    assert outcome.run_id is not None
+    dag_id, _, run_id = outcome.run_id.partition(".")
+    assert dag_id == watched.dag_id
+
+    def taken_up() -> bool:
+        return watched.client.tasks(dag_id, run_id).get("take_up") == "success"
+
+    watched.wait(taken_up, "take_up to end")
+    if watched.client.run(dag_id, run_id)["state"] not in ("success", "failed"):
+        watched.client.end(dag_id, run_id)
+    return run_id
+
+
+def test_a_broken_pipeline_file_is_shown_and_holds_nobody_up(watched: Watched):
+    watched.wait(lambda: len(watched.client.import_errors()) > 0, "the import error")
+    (error,) = watched.client.import_errors()
+    assert error["filename"].endswith("check_pipelines.py")
+    assert "divination" in error["stack_trace"]
+    dags = set(watched.client.dags())
+    assert {"archive_examples__watched", "retrain_on_drift__watched", "retrain_scheduled__watched"} <= dags
+
+
+def test_a_drift_starts_a_run_by_itself(watched: Watched):
+    drift_id = watched.drift()
+    run_id = wait_taken_up(watched, drift_id)
+    assert run_id.startswith("asset_triggered")
+    answer = watched.client.result(watched.dag_id, run_id, "take_up")
+    assert answer is True
+    watched.wait(lambda: any("retraining" in post["subject"] for post in watched.posts), "the alert")
+
+
+def test_a_drift_that_comes_while_the_triggerer_is_dead_is_not_lost(watched: Watched):
+    watched.server.kill("triggerer")
+    drift_id = watched.drift()
+    watched.server.restart("triggerer")
+    wait_taken_up(watched, drift_id)
+
+
+def test_a_lost_wake_up_is_found_by_the_next_run(watched: Watched):
+    """Whatever starts it: here a person; else the clock."""
+    watched.client.pause(watched.dag_id)
+    try:
+        drift_id = watched.drift()
+    finally:
+        watched.client.pause(watched.dag_id, False)
+    watched.client.trigger(watched.dag_id)
+    wait_taken_up(watched, drift_id)
+
+
+def test_a_failure_is_told_by_mail_and_webhook_once_it_is_final(watched: Watched):
+    run_id = watched.client.trigger("failing")
+    assert watched.wait_run("failing", run_id) == "failed"
+    watched.wait(lambda: any(post["run_id"] == run_id for post in watched.posts), "the post")
+    posts = [post for post in watched.posts if post["run_id"] == run_id]
+    assert [post["subject"] for post in posts] == ["failing: fail failed"]
+    assert "ValueError: out of <luck>" in posts[0]["text"]
+    watched.wait(lambda: any("Subject: failing: fail failed" in mail for mail in watched.mails), "the mail")
+    (mail,) = [mail for mail in watched.mails if "Subject: failing: fail failed" in mail]
+    assert "To: ops@example.org" in mail
+
+
+def test_an_answer_given_at_once_is_not_lost(watched: Watched):
+    """Airflow's own operator fails in most of these: see stream/airflow/asking.py."""
+    run_id = watched.client.trigger("asking")
+    answered: set[str] = set()
+
+    def all_answered() -> bool:
+        for question in watched.client.questions("asking", run_id):
+            task_id = question["task_instance"]["task_id"]
+            if task_id not in answered:
+                option = "Release" if int(task_id[-1]) % 2 else "Reject"
+                try:
+                    watched.client.answer("asking", run_id, task_id, option)
+                except DriftloopError as error:
+                    if "409" not in str(error):
+                        continue  # it is not waiting yet
+                answered.add(task_id)
+        return len(answered) == 6
+
+    watched.wait(all_answered, "all questions to be answered")
+    watched.wait_run("asking", run_id)
+    assert set(watched.client.tasks("asking", run_id).values()) == {"success"}
+    results = {n: watched.client.result("asking", run_id, f"decide_{n}") for n in range(6)}
+    assert results == {n: "Release" if n % 2 else "Reject" for n in range(6)}
+
+
+def test_nobodys_answer_is_the_default(watched: Watched):
+    run_id = watched.client.trigger("nobody_answers")
+    assert watched.wait_run("nobody_answers", run_id) == "success"
+    assert watched.client.result("nobody_answers", run_id, "decide") == "Reject"
+
+
+@pytest.mark.faults
+def test_a_scheduler_killed_in_the_middle_of_a_task_is_no_end_of_the_run(watched: Watched):
+    run_id = watched.client.trigger("slow")
+    watched.wait(lambda: watched.client.tasks("slow", run_id).get("sleep") == "running", "the task to run")
+    watched.server.parts["scheduler"].signal(signal.SIGSTOP)
+    watched.server.kill("scheduler")
+    watched.server.restart("scheduler")
+    assert watched.wait_run("slow", run_id, timeout_s=240) == "success"
+    assert watched.client.result("slow", run_id, "sleep") == 2

@@ -1,0 +1,107 @@
+"""The DAG files: thin, light to parse, and all there in a real DagBag."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DAG_FILES = sorted((ROOT / "dags").glob("*.py"))
+PYTHON = ROOT / ".venv-airflow" / "bin" / "python"
+LIGHT = {"datetime", "airflow", "stream"}
+HEAVY = {"river", "numpy", "optuna", "polars", "lightgbm", "deltalake", "faust", "stream.core", "stream.batch"}
+
+LOAD = """
+import json, sys, time
+started = time.perf_counter()
+from airflow.dag_processing.dagbag import DagBag
+imported = time.perf_counter()
+bag = DagBag(sys.argv[1])
+print(json.dumps({
+    "dags": {name: sorted(dag.task_ids) for name, dag in bag.dags.items()},
+    "errors": bag.import_errors,
+    "parse_s": time.perf_counter() - imported,
+    "modules": sorted(sys.modules),
+    "active": {name: dag.max_active_runs for name, dag in bag.dags.items()},
+    "retries": {f"{name}.{t.task_id}": t.retries for name, dag in bag.dags.items() for t in dag.tasks},
+}))
+"""
+PIPELINE = """
+from river import linear_model
+from stream import Pipeline, Retrain
+pipeline = Pipeline(
+    name="{name}", task="binary", features={{"amount": float}}, model=lambda params: linear_model.LogisticRegression(),
+    retrain=Retrain({retrain}),
+)
+"""
+
+
+@pytest.mark.parametrize("file", DAG_FILES, ids=lambda file: file.stem)
+def test_a_dag_file_is_thin_and_imports_nothing_heavy(file: Path):
+    text = file.read_text()
+    assert len(text.splitlines()) <= 60
+    for node in ast.parse(text).body:
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        for name in names:
+            assert name.partition(".")[0] in LIGHT, name
+            assert not any(name == heavy or name.startswith(f"{heavy}.") for heavy in HEAVY), name
+
+
+@pytest.fixture(scope="module")
+def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What Airflow makes of the files, with three pipelines; the second time, as the dag-processor does."""
+    folder = tmp_path_factory.mktemp("pipelines")
+    retrains = {"cards": "schedule='0 3 * * *', automation='approval'", "loans": "", "quiet": "on_drift=False"}
+    for name, retrain in retrains.items():
+        (folder / f"{name}.py").write_text(PIPELINE.format(name=name, retrain=retrain))
+    (folder / "generator.py").write_text("raise RuntimeError('not a pipeline file')\n")
+    environment = {
+        "AIRFLOW_HOME": str(folder / "home"),
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
+        "DRIFTLOOP_PIPELINES": str(folder),
+        "DRIFTLOOP_PIPELINES_CACHE": str(folder / "cache"),
+        "PATH": "/usr/bin:/bin",
+    }
+    for _ in range(2):
+        answer = subprocess.run(
+            [str(PYTHON), "-c", LOAD, str(ROOT / "dags")],
+            env=environment, capture_output=True, text=True, timeout=100, check=False,
+        )  # fmt: skip
+        assert answer.returncode == 0, answer.stderr[-2000:]
+    return dict(json.loads(answer.stdout.splitlines()[-1]))
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+@pytest.mark.airflow
+def test_every_pipeline_has_its_dags(parsed: dict[str, Any]):
+    assert parsed["errors"] == {}
+    assert set(parsed["dags"]) == {
+        "archive_examples__cards", "archive_examples__loans", "archive_examples__quiet",
+        "retrain_on_drift__cards", "retrain_on_drift__loans", "retrain_scheduled__cards",
+    }  # fmt: skip
+    assert set(parsed["active"].values()) == {1}
+    assert min(parsed["retries"].values()) >= 3
+
+
+@pytest.mark.airflow
+def test_a_person_is_asked_where_the_pipeline_wants_it(parsed: dict[str, Any]):
+    steps = {
+        "take_up", "archive_examples", "choose_window", "plan_trials", "run_trials", "fit", "compare", "release"
+    }  # fmt: skip
+    assert set(parsed["dags"]["retrain_on_drift__loans"]) == steps
+    for cause in ("on_drift", "scheduled"):
+        assert set(parsed["dags"][f"retrain_{cause}__cards"]) == {*steps, "approve"}
+
+
+@pytest.mark.airflow
+def test_parsing_is_quick_and_runs_no_pipeline_file(parsed: dict[str, Any]):
+    assert not HEAVY & set(parsed["modules"])
+    assert parsed["parse_s"] < 5.0  # 0.2 s on an idle machine; a pipeline's imports alone take longer
