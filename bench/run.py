@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import archive, drift, latency, memory, replay, rollout, search, throughput
+from bench import archive, drift, labelling, latency, memory, replay, rollout, search, throughput
 from bench.harness import peer_python, stack_for_bench
 from stream.local.stack import Stack
 
@@ -34,6 +34,7 @@ def parts() -> dict[str, Part]:
             s, "logistic", 30_000 if q else 300_000, 1 if q else 3
         ),
         "drift": lambda _, q: drift.run(q),
+        "labelling": lambda _, q: labelling.run(q),
         "archive": archive.run,
         "rollout": lambda _, q: rollout.run(q),
         "search": search.run,

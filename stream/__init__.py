@@ -5,13 +5,14 @@ worker/score.py.
 """
 
 from stream import entity, search_space
-from stream.lifecycle import Objectives, Retrain, Rollout
+from stream.lifecycle import Labelling, Objectives, Retrain, Rollout
 from stream.pipeline import Drift, Explain, Feature, Labels, Limits, Pipeline, number
 
 __all__ = [
     "Drift",
     "Explain",
     "Feature",
+    "Labelling",
     "Labels",
     "Limits",
     "Objectives",

@@ -10,9 +10,10 @@ from typing import Literal
 from stream import entity
 from stream.errors import ConfigurationError
 
-__all__ = ["Objectives", "Retrain", "Rollout", "mistakes"]
+__all__ = ["Labelling", "Objectives", "Retrain", "Rollout", "mistakes"]
 
 STARTS = ("scratch", "champion", "transfer")
+STRATEGIES = ("balanced", "variable", "split", "random")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +118,48 @@ class Objectives:
     label_coverage: float | None = None
 
 
-def mistakes(retrain: object, rollout: object, objectives: object) -> Iterator[ConfigurationError]:
-    """What is wrong in the three sections."""
+@dataclass(frozen=True, kw_only=True)
+class Labelling:
+    """Which events people are asked to label, and how often. Requests go onto `label_requests`.
+
+    Args:
+        strategy: "balanced" (the most uncertain, evenly over time), "variable", "split" or "random"; see core/querying.py.
+        per_1000: requests per 1,000 events, over all partitions together: never more at any moment, counted from the first.
+        per_day: requests per day of event time, over all partitions together; None: no such bound. Each partition has its
+            part of it, so a bound near the number of partitions or below leaves some of them little or none.
+        uniform_share: of the requests that are picked at random, always: what makes figures unbiased, and finds mistakes of
+            which the model is certain.
+        warm_up: so many of the strategy's first requests are picked at random, too.
+        drift_boost: while a drift is open the strategy asks so many times as often, as long as what was saved lasts.
+        drift_reserve: requests of so many events are saved for that.
+        segment_floor: the least share of its part of the budget that any value of a segment gets; 0: none.
+        expires: how long after its event a request may be answered ("2d"); None, and at most: as long as a label is learned
+            (`labels.wait`).
+    """
+
+    strategy: Literal["balanced", "variable", "split", "random"] = "balanced"
+    per_1000: float = 10.0
+    per_day: int | None = None
+    uniform_share: float = 0.3
+    warm_up: int = 200
+    drift_boost: float = 2.0
+    drift_reserve: int = 1_000
+    segment_floor: float = 0.5
+    expires: str | None = None
+
+    def expires_ms(self, wait_ms: int) -> int:
+        """`wait_ms`: how long a label is learned."""
+        return wait_ms if self.expires is None else min(wait_ms, entity.duration_ms(self.expires))
+
+
+def mistakes(
+    retrain: object, rollout: object, objectives: object, labelling: object = None
+) -> Iterator[ConfigurationError]:
+    """What is wrong in the four sections."""
+    if isinstance(labelling, Labelling):
+        yield from _labelling(labelling)
+    elif labelling is not None and labelling is not False:
+        yield ConfigurationError("labelling", labelling, "give Labelling(...), such as Labelling(per_1000=10), or None")
     if isinstance(retrain, Retrain):
         yield from _retrain(retrain)
     else:
@@ -182,6 +223,23 @@ def _objectives(objectives: Objectives) -> Iterator[ConfigurationError]:
             yield ConfigurationError(f"objectives.{key}", value, "use a number, or None")
     if objectives.label_delay is not None:
         yield from _duration("objectives.label_delay", objectives.label_delay)
+
+
+def _labelling(labelling: Labelling) -> Iterator[ConfigurationError]:
+    if labelling.strategy not in STRATEGIES:
+        yield ConfigurationError("labelling.strategy", labelling.strategy, f"use one of: {', '.join(STRATEGIES)}")
+    numbers: dict[str, tuple[float, float]] = {
+        "per_1000": (0.01, 1_000),
+        "uniform_share": (0.01, 1),
+        "drift_boost": (1, 100),
+        "segment_floor": (0, 1),
+    }
+    yield from _numbers("labelling", labelling, numbers)
+    yield from _wholes("labelling", labelling, {"warm_up": 0, "drift_reserve": 0})
+    if labelling.per_day is not None and not _whole(labelling.per_day, 1):
+        yield ConfigurationError("labelling.per_day", labelling.per_day, "use a whole number from 1, or None")
+    if labelling.expires is not None:
+        yield from _duration("labelling.expires", labelling.expires)
 
 
 def _wholes(section: str, value: object, least: dict[str, int]) -> Iterator[ConfigurationError]:

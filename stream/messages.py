@@ -129,6 +129,9 @@ class Example(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     label_source_position: Source | None = None  # none when the label is the declared default
     previous_label: LabelValue | None = None  # what a correction contradicts
     slot: str = "champion"  # whose answer the user was given
+    requested: bool = False  # somebody was asked for this label ...
+    propensity: float | None = None  # ... and so likely this event was to be asked about
+    previous_source: str | None = None  # who gave the label that a correction contradicts
 
 
 class Moved(msgspec.Struct, frozen=True, gc=False):
@@ -173,7 +176,28 @@ class LabelRequest(msgspec.Struct, frozen=True, kw_only=True):
     prediction: LabelValue | None
     uncertainty: float | None
     reason: str
-    expires_at_ms: int
+    expires_at_ms: Annotated[int, Meta(description="event time after which an answer teaches nothing any more")]
+    strategy: Annotated[
+        str,
+        Meta(
+            description="what picked it: balanced, variable, split; uniform and warm_up: chance; segment: a floor; "
+            "disagreement: of two models"
+        ),
+    ] = ""
+    propensity: Annotated[
+        float, Meta(gt=0, le=1, description="how likely this event was to be asked about, given those before it")
+    ] = 1.0
+    uniform: Annotated[bool, Meta(description="the random share picked it, maybe the strategy, too")] = False
+    probabilities: dict[str, float] | None = None
+    score: float | None = None
+    model: ModelRef | None = None
+    explanation: Explanation | None = None
+    source: Annotated[Source | None, Meta(description="of the event; one request for each")] = None
+    occurred_at_ms: int = 0
+    requested_at_ms: Annotated[int, Meta(description="record timestamp of the event as the broker keeps it")] = 0
+    declined_by: Annotated[
+        str | None, Meta(description="the request once more: this person cannot tell, so it is closed")
+    ] = None
 
 
 class Release(msgspec.Struct, frozen=True, kw_only=True):

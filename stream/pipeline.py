@@ -17,7 +17,7 @@ import msgspec
 
 from stream import entity, lifecycle, search_space
 from stream.errors import ConfigurationError
-from stream.lifecycle import Objectives, Retrain, Rollout
+from stream.lifecycle import Labelling, Objectives, Retrain, Rollout
 from stream.messages import LabelValue
 
 __all__ = ["OTHER_VALUE", "Drift", "Explain", "Feature", "Labels", "Limits", "Pipeline", "Task", "number"]
@@ -73,6 +73,8 @@ class Labels:
         classes: the allowed classes of a multiclass pipeline (at least two); None accepts any string.
         early_wait: how long a label that came before its event is kept; then it is a dead letter.
         early_max: labels kept per partition that came before their event; beyond that the oldest becomes a dead letter.
+        source_share_max: beginning of a source's name -> the share of all first labels that such sources may give together,
+            in each partition, of late: {"person:": 0.3}. What goes beyond it is a dead letter (`label_source_capped`).
     """
 
     wait: str = "7d"
@@ -82,6 +84,7 @@ class Labels:
     classes: tuple[str, ...] | None = None
     early_wait: str = "1h"
     early_max: int = 10_000
+    source_share_max: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def wait_ms(self) -> int:
@@ -174,6 +177,7 @@ class Pipeline:
         retrain: `Retrain(...)`, when and how candidates are made.
         rollout: `Rollout(...)`, how a candidate becomes the champion.
         objectives: `Objectives(...)`, what is promised to users.
+        labelling: `Labelling(...)`, which events people are asked to label; None or False: none.
         reads: the name of another pipeline, whose `events` and `labels` this one reads in place of topics of its own: a new
             version beside the one that serves. What it writes, and all its state, is its own.
 
@@ -198,6 +202,7 @@ class Pipeline:
     retrain: Retrain = field(default_factory=Retrain)
     rollout: Rollout = field(default_factory=Rollout)
     objectives: Objectives = field(default_factory=Objectives)
+    labelling: Labelling | Literal[False] | None = None
     limits: Limits = Limits()
     seed: int = 42
     reads: str | None = None
@@ -276,7 +281,7 @@ def _mistakes(pipeline: Pipeline) -> list[ConfigurationError]:
         found += _drift_mistakes(pipeline.drift)
     elif not isinstance(pipeline.drift, bool):
         found.append(ConfigurationError("drift", pipeline.drift, "use True, False or Drift(...)"))
-    found += lifecycle.mistakes(pipeline.retrain, pipeline.rollout, pipeline.objectives)
+    found += lifecycle.mistakes(pipeline.retrain, pipeline.rollout, pipeline.objectives, pipeline.labelling)
     types = {n: k.type if isinstance(k, Feature) else k for n, k in pipeline.features.items()}
     found += entity.validate(pipeline.entity_features, types)
     return found or _idle_mistakes(pipeline)
@@ -458,6 +463,11 @@ def _label_mistakes(task: Task, labels: Labels) -> list[ConfigurationError]:
             )
         elif labels.default is not None and labels.default not in labels.classes:
             found.append(ConfigurationError("labels.default", labels.default, f"use one of {labels.classes}"))
+    shares = labels.source_share_max
+    if not isinstance(shares, Mapping) or not all(
+        isinstance(name, str) and name and _is_number(share) and 0 < share <= 1 for name, share in shares.items()
+    ):
+        found.append(ConfigurationError("labels.source_share_max", shares, "use shares by name: {'person:': 0.3}"))
     if not _is_whole(labels.early_max, 0, 1_000_000):
         found.append(ConfigurationError("labels.early_max", labels.early_max, "use a whole number, 0 to 1,000,000"))
     return found

@@ -24,6 +24,7 @@ from stream.adapters.kafka_topics import KafkaTopics
 from stream.cli import provenance, releases
 from stream.cli.archiving import archive
 from stream.cli.arguments import Directory, PipelineFile
+from stream.cli.labelling import label
 from stream.cli.producing import follow, read_drifts
 from stream.cli.producing import produce as send
 from stream.cli.retraining import retrain
@@ -38,7 +39,6 @@ from stream.cli.showing import (
 )
 from stream.cli.sources import Columns, Produced, read_source
 from stream.errors import ConfigurationError, DriftloopError, StartupRefused
-from stream.pipeline import label_fits
 from stream.settings import Settings, load_settings
 from stream.topics import TopicNames
 
@@ -386,32 +386,6 @@ def dead_letters(
 
 
 @app.command()
-def label(
-    pipeline_file: PipelineFile,
-    event_id: Annotated[str, typer.Argument(help="the event's id")],
-    value: Annotated[str, typer.Argument(help="its label: true, false, a class or a number")],
-    key: Annotated[str, typer.Option(help="the event's key, its entity id")],
-    source: Annotated[str, typer.Option(help="who says so")] = "person",
-) -> None:
-    """Give one event its label."""
-    pipeline = load_pipeline(pipeline_file).pipeline
-    parsed: Any = value
-    if pipeline.task in ("binary", "anomaly"):
-        parsed = {"true": True, "false": False}.get(value.lower())
-    elif pipeline.task == "regression":
-        try:
-            parsed = float(value)
-        except ValueError:
-            parsed = None
-    if parsed is None or not label_fits(pipeline.task, parsed):
-        raise ConfigurationError("label", value, f"does not fit the task {pipeline.task!r}")
-    now_ms = int(time.time() * 1000)
-    message = {"event_id": event_id, "label": parsed, "labelled_at_ms": now_ms, "source": source}
-    send(load_settings(), TopicNames.of(pipeline), [Produced("labels", key, now_ms, message)])
-    console.print(f"labelled {event_id} as {value}", highlight=False)
-
-
-@app.command()
 def status(
     pipeline_file: PipelineFile,
     watch: Annotated[bool, typer.Option("--watch", help="refresh every second until Ctrl-C")] = False,
@@ -517,5 +491,5 @@ def demo(
     run_demo(data, events, rate, directory, console, airflow=airflow)
 
 
-for command in (*releases.COMMANDS, *provenance.COMMANDS, retrain, archive):
+for command in (*releases.COMMANDS, *provenance.COMMANDS, retrain, archive, label):
     app.command()(command)

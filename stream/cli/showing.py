@@ -16,6 +16,7 @@ from stream.adapters.kafka_topics import KafkaTopics
 from stream.adapters.redis_connections import redis_client
 from stream.adapters.redis_models import RedisControl, RedisModelStore, examples_from
 from stream.core.beginning import Beginning
+from stream.core.estimating import estimate
 from stream.core.remembering import Meta
 from stream.messages import Drift
 from stream.settings import Settings
@@ -70,6 +71,7 @@ class PipelineStatus(msgspec.Struct):
     learner: dict[str, Any] | None
     control: dict[str, str]
     oldest: dict[str, dict[int, int]] = {}  # topic -> partition -> log start
+    estimated: dict[str, Any] | None = None  # quality while labels are missing, where they are asked for
 
     def lag(self, topic: str) -> int:
         ends = self.ends.get(topic, {})
@@ -121,7 +123,11 @@ async def _read_status(settings: Settings, names: TopicNames) -> PipelineStatus:
         status = await RedisModelStore(client, name).status(0)
         control = dict(await RedisControl(client, name).describe())
         learner = msgspec.json.decode(status) if status else None
-        return PipelineStatus(name, partitions, ends, learner, control, oldest)
+        estimated = None
+        if learner is not None:
+            asking = [meta.labelling.quality for meta in partitions.values() if meta.labelling is not None]
+            estimated = estimate(asking, learner["metrics"]["task"])
+        return PipelineStatus(name, partitions, ends, learner, control, oldest, estimated)
     finally:
         await client.aclose()
 
@@ -159,6 +165,10 @@ def status_view(status: PipelineStatus) -> Group:
     dead = _listed(counts, "dead_letters.")
     if dead:
         labels.append(f"\ndead letters: {dead}", style="yellow")
+    if counts.get("label_requests"):
+        labels.append(f"\nasked: {counts['label_requests']:,} requests")
+    if status.estimated is not None:
+        labels.append("\n").append(estimate_text(status.estimated))
     if status.learner is None:
         return Group(flow, labels, Text("no model yet: start a learn worker", style="yellow"))
     learned = status.learner["counts"].get("learned", 0)
@@ -171,8 +181,44 @@ def status_view(status: PipelineStatus) -> Group:
     if "drift" in status.learner:  # a learner of an earlier version says nothing of it
         shown.append(drift_line(status.learner["drift"]))
     shown.append(quality_table(status.learner["metrics"]))
+    if "unbiased" in status.learner["metrics"]:
+        shown.append(unbiased_text(status.learner["metrics"]["unbiased"]))
+    if flagged := [f for f in status.learner.get("label_sources", {}).items() if f[1]["flagged"]]:
+        shown += [
+            Text(
+                f"labels of {safe(source).plain}: others contradicted {its['contradicted']:,} of {its['labels']:,}",
+                "yellow",
+            )
+            for source, its in flagged
+        ]
     shown += [segment_table(name, its) for name, its in status.learner.get("segments", {}).items() if its]
     return Group(*shown)
+
+
+def estimate_text(estimated: Mapping[str, Any]) -> Text:
+    """How good the predictions are by their scores, while labels are missing, and how earlier estimates turned out."""
+    text = Text(
+        f"estimated without labels: accuracy {estimated['accuracy']:.3f} ({estimated['low']:.3f} to {estimated['high']:.3f}) "
+        f"of the last {estimated['predictions']:,} predictions, {estimated['coverage']:.1%} of them labelled"
+    )
+    if turned_out := estimated.get("turned_out"):
+        text.append(
+            f"; before, {turned_out['expected']:.3f} was expected, {turned_out['accuracy']:.3f} turned out "
+            f"({turned_out['labelled']:,} labels)"
+        )
+    return text
+
+
+def unbiased_text(unbiased: Mapping[str, Any]) -> Text:
+    """Of labels on request, each weighted by 1 / the probability that it was asked for."""
+    parts = []
+    for span, name in (("overall", "all"), ("window", "recent")):
+        its = unbiased[span]
+        parts.append(
+            f"{name} {figure(its['model'])} (persistence {figure(its['persistence'])}, prior {figure(its['prior'])}; "
+            f"{its['labels']:,} requested labels, worth {its['effective_labels']:,.0f})"
+        )
+    return Text(f"{unbiased['figure']} over all events, by inverse propensity: {'; '.join(parts)}")
 
 
 def replay_view(

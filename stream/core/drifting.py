@@ -196,14 +196,18 @@ class DriftWatch:
             moved=self._features.moved(alarm.from_offset),
         )
 
+    @property
+    def lasts(self) -> bool:
+        """Whether an episode is open."""
+        return self._episode is not None and self._offset - self._last_alarm <= self._quiet
+
     def report(self) -> dict[str, Any]:
         """For people: is an episode open, how many were there, how many monitors watch already, how often did a user's
         detector raise.
         """
-        lasts = self._episode is not None and self._offset - self._last_alarm <= self._quiet
         ready = [flag for scope in self._scopes() for flag in scope.ready()] + self._features.ready()
         return {
-            "episode": self._episode if lasts else None,
+            "episode": self._episode if self.lasts else None,
             "episodes": self._episodes,
             "monitors": len(ready),
             "ready": sum(ready),

@@ -19,7 +19,7 @@ import msgspec
 from stream.core.scores import ANOMALY_BINS, BINS, ScoreHistogram, anomaly_bin_of, bin_of
 from stream.messages import LabelValue, Served
 
-__all__ = ["KEY_FIGURE", "Baselines", "Evaluation"]
+__all__ = ["KEY_FIGURE", "SYSTEMS", "Baselines", "Evaluation", "loss_of"]
 
 CLASSES_MAX = 100
 OTHER = "(other)"
@@ -275,6 +275,12 @@ def _losses(label: str, probabilities: dict[str, float] | None) -> tuple[Any, An
     p = probabilities.get(label, 0.0)
     miss = 1.0 - p
     return -_log(p if p > PROBABILITY_MIN else PROBABILITY_MIN), miss * miss
+
+
+def loss_of(label: LabelValue, probabilities: dict[str, float] | None) -> float | None:
+    """Log loss of one answer."""
+    loss: float | None = _losses(_name(label) or "", probabilities)[0]
+    return loss
 
 
 def _total(pairs: Pairs) -> int:

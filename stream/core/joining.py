@@ -29,6 +29,8 @@ from stream.topics import TopicNames
 __all__ = ["Joiner"]
 
 CHAMPION = "champion"
+SOURCE_LABELS_MIN = 100  # a share is taken of at least so many labels
+SOURCE_LABELS_KEPT = 2_000  # then counts are halved: what came long ago weighs less
 SAME_EVENT_MAX = 4  # early labels kept for one event
 HINT = (
     "no event with this event_id came to this partition in time; the commonest cause is a producer of events or "
@@ -56,6 +58,7 @@ class Joiner:
         self.has_default = rules.missing == "default"
         self.first_due_ms = self._wait_ms if self.has_default else self._keep_ms
         self._early_max = rules.early_max
+        self._caps = rules.source_share_max
         self._early_wait_ms = rules.early_wait_ms
         decode = msgspec.msgpack.Decoder(_Early).decode
         kept = sorted(
@@ -74,8 +77,12 @@ class Joiner:
     # -- a label whose event is remembered --------------------------------------------------------------------------
 
     def join(self, label: Label, remembered: Remembered, record: Record, *, early: bool) -> Example | None:
-        """The example that a label makes of a remembered event, or None for a duplicate."""
+        """The example that a label makes of a remembered event, or None for a duplicate. Raises RecordRejected where its
+        source has had its share.
+        """
         previous = remembered.label
+        if previous is None and self._caps:
+            self._cap(label.source)
         if previous is not None:
             if previous == label.label:
                 self.count("duplicate_labels")
@@ -86,7 +93,7 @@ class Joiner:
         else:
             timing = "early" if early else "on_time"
         if previous is None:
-            remembered.label = label.label
+            remembered.label, remembered.label_source = label.label, label.source
         self.count(f"{timing}_labels")
         return self._example(
             label.event_id,
@@ -97,7 +104,27 @@ class Joiner:
             timing=timing,
             position=Source(self._inputs.labels, self._partition, record.offset),
             previous=previous,
+            previous_source=remembered.label_source if previous is not None else None,
         )
+
+    def _cap(self, source: str) -> None:
+        """Count a first label; refuse it if sources with such a beginning have had their share. It is not the event's
+        label then: another source may still give one.
+        """
+        counts = self._meta.sources
+        labels = counts.get("", 0) + 1
+        capped = [(name, counts.get(name, 0) + 1) for name in self._caps if source.startswith(name)]
+        for name, its in capped:
+            if its > self._caps[name] * max(labels, SOURCE_LABELS_MIN):
+                raise RecordRejected(
+                    "label_source_capped",
+                    f"sources that begin with {name!r} have given their share of the labels: "
+                    f"labels.source_share_max is {self._caps[name]:g}",
+                )
+        counts[""] = labels
+        counts.update(capped)
+        if labels >= SOURCE_LABELS_KEPT:
+            counts.update({name: count // 2 for name, count in counts.items()})
 
     def default(self, event_id: str, remembered: Remembered) -> Example | None:
         """What is learned of an event that nobody labelled in time."""
@@ -105,6 +132,7 @@ class Joiner:
             return None
         remembered.label = self._default
         remembered.labelled_by_default = True
+        remembered.label_source = "default"
         self.count("default_labels")
         return self._example(
             event_id,
@@ -126,6 +154,7 @@ class Joiner:
         timing: Literal["on_time", "early", "default", "late", "correction"],
         position: Source | None = None,
         previous: LabelValue | None = None,
+        previous_source: str | None = None,
     ) -> Example:
         self._meta.example_sequence += 1
         served = {
@@ -169,6 +198,9 @@ class Joiner:
             label_source_position=position,
             previous_label=previous,
             slot=slot,
+            requested=remembered.requested is not None,
+            propensity=remembered.requested,
+            previous_source=previous_source,
         )
 
     # -- a label before its event -----------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ from stream.core.records import Record
 from stream.core.scoring import dead_letter
 from stream.core.slots import CHAMPION, Command, Slots, SlotsState
 from stream.core.snapshot import Sealed, SnapshotHeader, seal, unseal
+from stream.core.sources import LabelSources
+from stream.core.unbiased import UnbiasedFigures
 from stream.errors import DriftloopError, RecordRejected, SnapshotRefused, UpdateRefused
 from stream.messages import Example, LabelValue, Served
 from stream.pipeline import Pipeline
@@ -34,12 +36,13 @@ SEGMENT_WINDOW = 200  # labels in the sliding window of a segment: every snapsho
 
 
 class Serving(msgspec.Struct, frozen=True):
-    """What a scorer needs beside the model: what the baselines know, and how wide the error is."""
+    """What a scorer needs beside the model: what the baselines know, how wide the error is, whether a drift is on."""
 
     persistence: LabelValue | None = None
     prior: LabelValue | None = None
     prior_probabilities: dict[str, float] | None = None
     half_width: float | None = None
+    drifting: bool = False
 
 
 class LearnState(msgspec.Struct):
@@ -55,6 +58,8 @@ class LearnState(msgspec.Struct):
     start: int = 0  # offset at which the champion's base begins
     learned: int = 0
     slots: SlotsState = msgspec.field(default_factory=SlotsState)
+    sources: dict[str, list[int]] = {}
+    unbiased: bytes = b""
 
 
 class SlotState(msgspec.Struct):
@@ -86,6 +91,10 @@ class LearnStep:
         self._segments: dict[str, dict[str, Evaluation]] = {name: {} for name in pipeline.segments}
         self._drift = DriftWatch(pipeline, shard)
         self._baselines = Baselines(pipeline.task)
+        self._sources = LabelSources()
+        self._unbiased: UnbiasedFigures | None = None
+        if pipeline.labelling:
+            self._unbiased = UnbiasedFigures(pipeline.task, window, pipeline.alert_share)
         self._high_water: dict[int, int] = {}
         self.counts: dict[str, int] = {}
         self.offset = start  # of the next example
@@ -118,6 +127,9 @@ class LearnStep:
         if state.drift:
             self._drift.restore(state.drift, self._extra_allowed)
         self._baselines = Baselines.from_state(state.baselines)
+        self._sources = LabelSources(state.sources)
+        if self._unbiased is not None and state.unbiased:
+            self._unbiased.restore(state.unbiased)
         self._high_water = state.high_water
         self.counts = state.counts
         self.offset = sealed.header.offset
@@ -172,11 +184,14 @@ class LearnStep:
             self._count("gaps")
         self._high_water[example.partition] = example.sequence
         self._count(example.timing)
+        self._sources.update(example)
         if example.timing not in LEARNED:
             return
         served = example.served.get(example.slot)
         if served is not None:
             self._evaluation.update(example.label, served)
+            if self._unbiased is not None and example.propensity is not None and example.timing != "default":
+                self._unbiased.update(example.label, served, example.propensity)
             if self._segments:
                 self._judge_segments(example, served)
         champion = example.served.get(CHAMPION)
@@ -276,6 +291,8 @@ class LearnStep:
             champion.start,
             champion.learned,
             self.slots.state,
+            self._sources.counts,
+            self._unbiased.to_state() if self._unbiased is not None else b"",
         )
         sealed = {CHAMPION: self._seal(champion, models[CHAMPION], digest, msgspec.msgpack.encode(state))}
         for slot, pupil in self.slots.others():
@@ -298,7 +315,10 @@ class LearnStep:
 
     def figures(self) -> dict[str, Any]:
         """How good the served predictions were, overall and in the sliding window."""
-        return self._evaluation.report()
+        figures = self._evaluation.report()
+        if self._unbiased is not None:
+            figures["unbiased"] = self._unbiased.report()
+        return figures
 
     def serving(self) -> Serving:
         """What a scorer needs beside the model."""
@@ -308,6 +328,7 @@ class LearnStep:
             baselines.prior,
             baselines.prior_probabilities,
             self._evaluation.interval_half_width() if self._pipeline.task == "regression" else None,
+            self._drift.lasts,
         )
 
     def _status(self, digest: str, size_bytes: int) -> bytes:
@@ -323,6 +344,7 @@ class LearnStep:
                     for name, judged in self._segments.items()
                 },
                 "drift": self._drift.report(),
+                "label_sources": self._sources.report(),
                 **self.slots.report(self.offset),
             }
         )

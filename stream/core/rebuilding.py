@@ -18,7 +18,7 @@ from stream.core.lean_pickle import dump_model, load_model
 from stream.core.model_bases import ModelBase
 from stream.core.records import EventParser, Record
 from stream.core.remembering import Remembered
-from stream.core.scoring import uncertainty_of
+from stream.core.scores import uncertainty_of
 from stream.errors import StartupRefused
 from stream.messages import Example, ModelRef, Prediction, Source
 from stream.pipeline import Pipeline

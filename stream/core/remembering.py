@@ -13,13 +13,48 @@ from typing import Any
 
 import msgspec
 
+from stream.core.estimating import QualityState
 from stream.messages import LabelValue
 from stream.ports import Due
 
-__all__ = ["NEVER_MS", "Agenda", "Beside", "Meta", "Remembered", "decode_remembered", "encode_remembered"]
+__all__ = [
+    "NEVER_MS",
+    "Agenda",
+    "Beside",
+    "LabellingState",
+    "Meta",
+    "QueryState",
+    "Remembered",
+    "decode_remembered",
+    "encode_remembered",
+]
 
 
 NEVER_MS = 1 << 62
+
+
+class QueryState(msgspec.Struct):
+    """What one partition knows of its label requests (core/querying.py)."""
+
+    events: int = 0
+    asked: int = 0
+    credit: int = 0  # earned and not spent by the strategy, in millionths
+    due: float = 0.0  # requests that the strategy is behind its share
+    threshold: float = 1.0  # of confidence (variable, split)
+    strategy_asked: int = 0
+    day: int = -1
+    today: int = 0
+    today_strategy: int = 0
+    errors: list[list[float]] = []  # by slot of uncertainty: [labels, of them predicted wrong], the older the less
+    window: bytes = b""  # bins of the last utilities; the place of the newest follows from `events`
+    segments: dict[str, dict[str, list[int]]] = {}  # segment -> value -> [events, asked or labelled]
+
+
+class LabellingState(msgspec.Struct):
+    """Where labels are asked for: what was asked, and what is known of the quality."""
+
+    query: QueryState = msgspec.field(default_factory=QueryState)
+    quality: QualityState = msgspec.field(default_factory=QualityState)
 
 
 class Meta(msgspec.Struct):
@@ -30,6 +65,8 @@ class Meta(msgspec.Struct):
     example_sequence: int = 0
     chunk_sequence: int = 0
     counts: dict[str, int] = {}
+    sources: dict[str, int] = {}  # first labels of late, by capped beginning of their sources; "" is all
+    labelling: LabellingState | None = None  # where labels are asked for
 
 
 class Beside(msgspec.Struct, array_like=True, gc=False):
@@ -61,6 +98,8 @@ class Remembered(msgspec.Struct, array_like=True, gc=False):
     label: LabelValue | None = None  # the first label, which wins
     labelled_by_default: bool = False
     beside: Beside | None = None
+    requested: float | None = None  # the probability with which its label was asked for
+    label_source: str | None = None  # of the first label
 
 
 encode_remembered = msgspec.msgpack.Encoder().encode

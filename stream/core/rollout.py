@@ -54,6 +54,7 @@ class Trial(msgspec.Struct, kw_only=True):
     evidence: Evidence = msgspec.field(default_factory=Evidence)
     segments: dict[str, dict[str, tuple[Losses, Evidence]]] = {}
     answers: tuple[dict[str, int], dict[str, int]] = msgspec.field(default_factory=lambda: ({}, {}))  # rival, base
+    spans: dict[int, list[int]] = {}  # partition -> offsets of the first and the last event that has a label
     sums: list[float] = msgspec.field(default_factory=lambda: [0.0, 0.0, 0.0])  # rival, base, squares of rival
 
     @staticmethod
@@ -72,6 +73,7 @@ class Trial(msgspec.Struct, kw_only=True):
         if base is None:  # answered before the trial began
             return None
         self.scored += 1
+        self._note_span(example)
         self.failures += base.failed
         gain = None
         if rival is not None and not base.failed:
@@ -99,6 +101,22 @@ class Trial(msgspec.Struct, kw_only=True):
         gain = losses.gain(label, rival, base)
         if gain is not None:
             evidence.add(gain)
+
+    def _note_span(self, example: Example) -> None:
+        source = example.event_source
+        span = self.spans.get(source.partition)
+        if span is None:
+            self.spans[source.partition] = [source.offset, source.offset]
+        elif source.offset > span[1]:
+            span[1] = source.offset
+        elif source.offset < span[0]:
+            span[0] = source.offset
+
+    @property
+    def coverage(self) -> float | None:
+        """The share of the trial's events that have a label so far, from the first to the last of them in each partition."""
+        events = sum(last - first + 1 for first, last in self.spans.values())
+        return self.scored / events if events else None
 
     def _note_answers(self, task: str, rival: Served, base: Served) -> None:
         if task == "regression":
@@ -193,6 +211,7 @@ class Trial(msgspec.Struct, kw_only=True):
         figure = "mae" if task == "regression" else "accuracy"
         return {
             "labels": self.labels,
+            "label_coverage": None if self.coverage is None else round(self.coverage, 4),
             "failures": self.failures,
             f"{figure}_candidate": round(base, 6),
             f"{figure}_rival": round(rival, 6),

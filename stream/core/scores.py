@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["ANOMALY_BINS", "BINS", "ScoreHistogram", "anomaly_bin_of", "bin_of"]
+__all__ = ["ANOMALY_BINS", "BINS", "ScoreHistogram", "anomaly_bin_of", "bin_of", "middle_of", "uncertainty_of"]
 
 BINS = 200
 BEYOND = 768
@@ -115,3 +115,16 @@ class ScoreHistogram:
                 error += abs(expected - positives)
                 events = expected = positives = 0.0
         return error / total
+
+
+def uncertainty_of(probabilities: dict[str, float] | None, half_width: float | None) -> float | None:
+    """Least confidence scaled to 0..1 over the known classes; for a regression the interval's half-width."""
+    if probabilities is None:
+        return half_width
+    classes = len(probabilities)
+    if classes == 2:
+        one, other = probabilities.values()
+        return 2.0 * (one if one < other else other)
+    if classes < 2:
+        return 1.0 if not classes else 0.0
+    return min(1.0, max(0.0, (1.0 - max(probabilities.values())) * classes / (classes - 1)))

@@ -19,13 +19,15 @@ from stream.core.guarding import winsorise
 from stream.core.joining import CHAMPION, Joiner
 from stream.core.records import EventParser, LabelParser, ParsedEvent, Record
 from stream.core.remembering import Agenda, Beside, Meta, Remembered, decode_remembered, encode_remembered
+from stream.core.requesting import Labeller
+from stream.core.scores import uncertainty_of
 from stream.errors import RecordRejected
 from stream.messages import DeadLetter, Example, Label, LabelValue, ModelRef, Prediction, Source
 from stream.pipeline import Pipeline
 from stream.ports import Acquired, Commit, Due, Fetched, Outgoing
 from stream.topics import TopicNames
 
-__all__ = ["Batch", "BesideModel", "LiveModel", "Needs", "ScoreStep", "uncertainty_of"]
+__all__ = ["Batch", "BesideModel", "LiveModel", "Needs", "ScoreStep"]
 
 ERROR_HEADER = "driftloop.error."
 AGENDA_SLICES = 64  # the agenda is read in slices of the waiting time ...
@@ -56,6 +58,7 @@ class LiveModel(NamedTuple):
     prior: LabelValue | None = None
     prior_probabilities: dict[str, float] | None = None
     half_width: float | None = None  # of the 90 % interval of a regression's error
+    drifting: bool = False  # the learner sees a drift that is not over
     beside: BesideModel | None = None
 
 
@@ -89,8 +92,11 @@ class ScoreStep:
         acquired: Acquired,
         entities_max: int = 200_000,
         answered_until: Mapping[str, int] | None = None,
+        partitions: int = 1,
     ) -> None:
-        """`answered_until`: by topic, the offset up to which an earlier state has given its answers: none is given again."""
+        """`answered_until`: by topic, the offset up to which an earlier state has given its answers: none is given again.
+        `partitions`: of `events`, among which the budget of label requests is divided.
+        """
         self._pipeline = pipeline
         self._names = TopicNames.of(pipeline)
         answered = answered_until or {}
@@ -109,6 +115,9 @@ class ScoreStep:
         self._agenda = Agenda()
         self._joiner = Joiner(pipeline, partition, self.meta, acquired.early)
         self._count = self._joiner.count
+        self._labeller: Labeller | None = None
+        if pipeline.labelling:
+            self._labeller = Labeller(pipeline, partition, partitions, self.meta.labelling)
         self.rejected = 0  # records of the last batch; kept labels that its passing of time has expired are not of it
 
     # -- before the fetch ------------------------------------------------------------------------------------------
@@ -216,11 +225,11 @@ class ScoreStep:
             raise RecordRejected(
                 "model_failed", f"the model {model.ref.version} raised {_where(error)} for this event"
             ) from error
-        beside, given, ref = None, answer, model.ref
+        beside, other, given, ref = None, None, answer, model.ref
         if model.beside is not None:
             beside, other = _beside(model.beside, event.entity_id, x)
             if beside.answers and other is not None:
-                given, ref = other, model.beside.ref
+                given, other, ref = other, answer, model.beside.ref
         prediction = Prediction(
             event_id=event_id,
             prediction=given.prediction,
@@ -235,6 +244,7 @@ class ScoreStep:
             clipped=clipped,
         )
         self._answer(record, prediction)
+        requested = None if self._labeller is None else self._request(record, prediction, other, x, model)
         remembered = Remembered(
             event.entity_id,
             occurred_at_ms,
@@ -248,6 +258,7 @@ class ScoreStep:
             model.prior,
             model.prior_probabilities,
             beside=beside,
+            requested=requested,
         )
         self._known[event_id] = remembered
         self._changed[event_id] = None
@@ -265,6 +276,23 @@ class ScoreStep:
         self._predictions += 1
         if record.offset >= self._events_answered:
             self._out.append(Outgoing("predictions", record.partition, record.key, value, record.timestamp_ms))
+
+    def _request(
+        self, record: Record, prediction: Prediction, other: Answer | None, x: dict[str, Any], model: LiveModel
+    ) -> float | None:
+        """Ask people about this event, if it is one to ask about; returns how likely that was."""
+        assert self._labeller is not None
+        its = None if other is None else (other.prediction, other.probabilities)
+        propensity, request = self._labeller.scored(
+            prediction, its, x, model.half_width, self.meta.watermark_ms, drifting=model.drifting
+        )
+        # A label that is there already need not be asked for; it counts as if it had been.
+        if request is not None and not self._joiner.waits_for(prediction.event_id):
+            self._count("label_requests")
+            if record.offset >= self._events_answered:
+                value = _encode_json(request)
+                self._out.append(Outgoing("label_requests", record.partition, record.key, value, record.timestamp_ms))
+        return propensity
 
     def _history(self, event: ParsedEvent) -> dict[str, Any]:
         """The entity's features before this event; then the event becomes part of the history."""
@@ -320,6 +348,8 @@ class ScoreStep:
         example = self._joiner.join(label, remembered, record, early=early)
         if example is not None:
             self._changed[label.event_id] = None
+            if self._labeller is not None and example.timing != "correction":
+                self._labeller.labelled(remembered, label.label)
             self._emit_example(record.timestamp_ms, example)
 
     def _pass_time(self, moved_at_ms: int) -> None:
@@ -384,6 +414,8 @@ class ScoreStep:
             commit.due_add = [chunk]
             self._agenda.written(chunk)
             meta.chunk_sequence += 1
+        if self._labeller is not None:
+            meta.labelling = self._labeller.sync()
         commit.meta = _encode_json(meta)
         commit.outbox = _encode_msgpack(self._out) if self._out else None
         self._evict()
@@ -445,16 +477,3 @@ def _where(error: Exception) -> str:
         return type(error).__name__
     file = trace.tb_frame.f_code.co_filename.rpartition("/")[2]
     return f"{type(error).__name__} in {file}, line {trace.tb_lineno},"
-
-
-def uncertainty_of(probabilities: dict[str, float] | None, half_width: float | None) -> float | None:
-    """Least confidence scaled to 0..1 over the known classes; for a regression the interval's half-width."""
-    if probabilities is None:
-        return half_width
-    classes = len(probabilities)
-    if classes == 2:
-        one, other = probabilities.values()
-        return 2.0 * (one if one < other else other)
-    if classes < 2:
-        return 1.0 if not classes else 0.0
-    return min(1.0, max(0.0, (1.0 - max(probabilities.values())) * classes / (classes - 1)))

@@ -239,8 +239,10 @@ class ScoreRole(_Role):
         extra_allowed: frozenset[str],
         store: StateStore,
         beginning: Beginning,
+        partitions: int,
     ) -> None:
         super().__init__(pipeline, settings, kafka, publisher, models, configuration, extra_allowed)
+        self._partitions = partitions
         self._store = store
         self._beginning = beginning
         self._live: LiveModel | None = None
@@ -305,6 +307,7 @@ class ScoreRole(_Role):
             serving.prior,
             serving.prior_probabilities,
             serving.half_width,
+            serving.drifting,
         )
         if beside is None or beside.slot not in found:
             return live
@@ -358,6 +361,7 @@ class ScoreRole(_Role):
             entities_max=self._settings.entities_max,
             dead_share_max=self._settings.dead_share_max,
             answered_until=self._beginning.answered_until(number),
+            partitions=self._partitions,
             crash_point=self._crash_point,
         )
         offsets = await owned.acquire()

@@ -50,6 +50,7 @@ class ScorePartition(Owner):
         entities_max: int = 200_000,
         dead_share_max: float = 1.0,
         answered_until: Mapping[str, int] | None = None,
+        partitions: int = 1,
         crash_point: Callable[[str], None] = lambda _: None,
     ) -> None:
         super().__init__()
@@ -62,6 +63,7 @@ class ScorePartition(Owner):
         self._entities_max = entities_max
         self._dead_share_max = dead_share_max
         self._answered_until = answered_until
+        self._partitions = partitions
         self._crash_point = crash_point
         self._labels: deque[Record] = deque()  # the queue holds the events
         self._label_arrivals: deque[float] = deque()  # when each waiting label came, loop time
@@ -81,7 +83,9 @@ class ScorePartition(Owner):
         acquired: Acquired = await retrying(lambda: self._store.acquire(self.partition), "acquire")
         self._crash_point("score.on_assignment")
         self._lease = acquired.lease
-        self._step = ScoreStep(self._pipeline, self.partition, acquired, self._entities_max, self._answered_until)
+        self._step = ScoreStep(
+            self._pipeline, self.partition, acquired, self._entities_max, self._answered_until, self._partitions
+        )
         for sequence, blob in acquired.outbox:
             await self._publisher.publish(_decode_outbox(blob))
             self._published_up_to = sequence

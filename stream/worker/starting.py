@@ -126,7 +126,8 @@ async def create_worker(
     shared = (pipeline, settings, kafka, publisher, models, claimed.configuration, extra_allowed)
     owner: ScoreRole | LearnRole
     if role == "score":
-        owner = ScoreRole(*shared, RedisStateStore(client, pipeline.name), claimed.beginning)
+        partitions = claimed.cluster.topics["events"].partitions
+        owner = ScoreRole(*shared, RedisStateStore(client, pipeline.name), claimed.beginning, partitions)
     else:
         await client.aclose()
         bases = ArtifactFiles(settings.artifact_url, pipeline.name)

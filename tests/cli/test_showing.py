@@ -11,7 +11,8 @@ from stream.core.evaluating import Evaluation
 from stream.core.learning import LearnStep
 from stream.core.records import Record
 from stream.core.remembering import Meta
-from stream.messages import Drift, Moved
+from stream.core.unbiased import UnbiasedFigures
+from stream.messages import Drift, Moved, Served
 from tests.support.records import pipeline_of
 
 
@@ -84,3 +85,28 @@ def test_the_learner_counts_its_dead_letters_by_code():
     step = LearnStep(pipeline_of(), shard=0, keys=[b"k" * 32], configuration="c")
     step.step([Record("examples", 0, 0, 0, b"k", b"{broken"), Record("examples", 0, 1, 0, b"k", None)])
     assert step.counts == {"dead_letters": 2, "dead_letters.example_invalid": 1, "dead_letters.value_empty": 1}
+
+
+def test_asking_for_labels_is_shown():
+    learner = learner_of(learned=7)
+    figures = UnbiasedFigures("binary")
+    figures.update(True, Served("b@0", True), 0.25)
+    learner["metrics"]["unbiased"] = figures.report()
+    learner["label_sources"] = {"person:[ann]": {"labels": 40, "contradicted": 9, "contradicts": 0, "flagged": True}}
+    estimated = {"accuracy": 0.91, "low": 0.88, "high": 0.94, "predictions": 3_000, "coverage": 0.05}
+    estimated["turned_out"] = {"expected": 0.9, "accuracy": 0.7, "labelled": 120}
+    meta = Meta(offsets={"events": 8, "labels": 2}, counts={"label_requests": 30})
+    status = PipelineStatus("cards", {0: meta}, {"events": {0: 10}, "labels": {0: 2}}, learner, {}, estimated=estimated)
+    console = Console(width=300)
+    with console.capture() as capture:
+        console.print(status_view(status))
+    text = capture.get()
+    for part in (
+        "asked: 30 requests",
+        "accuracy 0.910 (0.880 to 0.940) of the last 3,000 predictions, 5.0% of them labelled",
+        "0.900 was expected, 0.700 turned out (120 labels)",
+        "accuracy over all events, by inverse propensity: all 1.000",
+        "1 requested labels, worth 1",
+        "labels of person:[ann]: others contradicted 9 of 40",
+    ):
+        assert part in text

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from river import compose, forest, linear_model, optim, preprocessing, tree
 
-from stream import Labels, number
+from stream import Drift, Labelling, Labels, number
 from stream.core.digest import state_digest
 from stream.core.learning import LearnStep, open_for_serving
 from stream.core.records import Record
@@ -355,3 +355,71 @@ def test_a_scorer_refuses_a_snapshot_of_something_else(other, code):
     with pytest.raises(SnapshotRefused) as caught:
         open_for_serving(step_of().snapshot().models["champion"], [KEY], **wanted)
     assert code in caught.value.code
+
+
+# -- labels from people --------------------------------------------------------------------------------------------------
+
+
+def labelled(offset: int, **changes: Any) -> Record:
+    plain = msgspec.json.decode(example(offset).value or b"", type=Example)
+    return Record("examples", 0, offset, 0, b"k", msgspec.json.encode(msgspec.structs.replace(plain, **changes)))
+
+
+def test_requested_labels_are_weighted_beside_the_plain_figures_also_after_a_crash():
+    """Two in three labels were asked for because the answer was likely wrong; the others stand for ten events each."""
+    pipeline = pipeline_of(entity_features=(), labelling=Labelling())
+    records = []
+    for offset in range(60):
+        hard = offset % 3 != 0
+        changes: dict[str, Any] = {"label": not hard, "requested": True, "propensity": 1.0 if hard else 0.1}
+        records.append(labelled(offset, **changes))
+    records.append(labelled(60, label=True))  # nobody asked for it
+    records.append(labelled(61, label=True, requested=True, propensity=0.1, timing="default"))  # nobody answered
+    whole = step_of(pipeline)
+    whole.step(records)
+    figures = report(whole)["metrics"]
+    assert figures["overall"]["model"]["accuracy"] == pytest.approx(22 / 62)
+    unbiased = figures["unbiased"]
+    assert unbiased["overall"]["labels"] == 60
+    assert unbiased["overall"]["model"] == pytest.approx(200 / 240)
+    heir = step_of(pipeline)
+    first = step_of(pipeline)
+    first.step(records[:31])
+    heir.restore(first.snapshot().models)
+    heir.step(records[31:])
+    assert report(heir) == report(whole)
+    assert "unbiased" not in report(step_of())["metrics"]
+
+
+def test_a_source_that_others_contradict_is_flagged():
+    step = step_of()
+    records = [labelled(n, label_source="person:ann" if n < 40 else "bank") for n in range(80)]
+    for n in range(80, 90):  # five times the bank says otherwise, five times ann herself
+        other = {"previous_source": "person:ann", "label_source": "bank" if n < 85 else "person:ann"}
+        records.append(labelled(n, timing="correction", previous_label=False, **other))
+    step.step(records)
+    sources = report(step)["label_sources"]
+    assert sources["person:ann"] == {"labels": 40, "contradicted": 5, "contradicts": 0, "flagged": True}
+    assert sources["bank"] == {"labels": 40, "contradicted": 0, "contradicts": 5, "flagged": False}
+    assert report(step)["counts"]["learned"] == 80
+
+
+def test_scorers_are_told_of_a_drift_while_it_lasts():
+    step = step_of(pipeline_of(entity_features=(), drift=Drift(episode=1_000)))
+    rng = random.Random(1)
+
+    def take(start: int, end: int, wrong: float) -> None:
+        records = []
+        for n in range(start, end):
+            served = Served("base@0", rng.random() >= wrong, {"false": 0.2, "true": 0.8})
+            probabilities = {"false": 0.2, "true": 0.8} if served.prediction else {"false": 0.8, "true": 0.2}
+            served = msgspec.structs.replace(served, probabilities=probabilities)
+            records.append(example(n, label=True, served=served))
+        step.step(records)
+
+    take(0, 4_000, 0.05)
+    assert step.serving().drifting is False
+    take(4_000, 5_000, 0.6)
+    assert step.serving().drifting is True
+    take(5_000, 9_000, 0.6)
+    assert step.serving().drifting is False

@@ -95,7 +95,7 @@ class Live:
             event_id=f"e{offset}", entity_id="k", occurred_at_ms=0,
             features={"amount": rng.gauss(float(label), 1.0), "country": rng.choice(("CH", "FR"))}, served=served,
             label=label, label_source="bank", labelled_at_ms=0, timing="on_time", partition=0, sequence=offset + 1,
-            event_source=Source("cards.events", 0, offset),
+            event_source=Source("cards.events", 0, 4 * offset),  # one event in four has a label
         )  # fmt: skip
         return Record("examples", 0, offset, 1_000 + offset, b"k", msgspec.json.encode(message))
 
@@ -143,6 +143,7 @@ def test_a_better_candidate_goes_step_by_step_and_is_confirmed():
     promoted = live.releases[3]
     assert promoted.evidence["evidence_better"] >= 20  # type: ignore[operator]
     assert promoted.evidence["accuracy_candidate"] > promoted.evidence["accuracy_rival"]  # type: ignore[operator]
+    assert promoted.evidence["label_coverage"] == pytest.approx(0.25, abs=0.001)
     assert live.step.version == f"{base.name}@8300"
     assert live.step.slots.roster(8_300).beside is None  # nothing is scored beside it any more
     assert {slot: pupil.base for slot, pupil in live.step.slots.pupils.items()} == {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -377,3 +378,20 @@ def test_what_was_answered_is_processed_without_an_answer():
     assert again.of("examples") == usual.of("examples")
     assert again.store.partitions[0].meta == usual.store.partitions[0].meta
     assert again.store.partitions[0].remembered == usual.store.partitions[0].remembered
+
+
+def test_a_source_gives_no_more_than_its_share_of_the_labels():
+    """What goes beyond is a dead letter, and not the event's label: another source may still give it."""
+    rules = Labels(wait="1h", source_share_max={"person:": 0.25})
+    records = [event(n, at_ms=1_000) for n in range(400)]
+    flood = [label(n, f"e{n}", True, at_ms=1_000, source=f"person:{n % 9}") for n in range(400)]
+    bank = [label(400 + n, f"e{n}", False, at_ms=1_000) for n in range(400)]
+    outcome = run(pipeline_of(labels=rules), [[*records, *flood, *bank]])
+    sources = Counter(
+        value["label_source"].partition(":")[0] for value in outcome.values("examples") if value["timing"] == "on_time"
+    )
+    assert sources == {"person": 25, "bank": 375}
+    assert Counter(outcome.codes()) == {"label_source_capped": 375}
+    assert "person:" in dict(outcome.of("dead_letters")[0].headers or [])["driftloop.error.message"].decode()  # type: ignore[union-attr]
+    evenly = [label(n, f"e{n}", at_ms=1_000, source="bank" if n % 5 else "person:ann") for n in range(400)]
+    assert not run(pipeline_of(labels=rules), [[*records, *evenly]]).codes()

@@ -21,7 +21,8 @@ NTH = {"score.on_assignment": 2, "learn.on_assignment": 1}
 
 
 @pytest.mark.parametrize("point", [point for point in POINTS if point.startswith("score.")])
-def test_a_score_worker_killed(world: World, point: str):
+def test_a_score_worker_killed(make_world: Callable[..., World], point: str):
+    world = make_world(labelling="50")
     world.produce(card_stream(EVENTS, poison=0.02, early=0.03, contradicting=0.03))
     world.start("learn", **SLOW)
     nth = NTH.get(point, 7)
@@ -37,6 +38,7 @@ def test_a_score_worker_killed(world: World, point: str):
     world.start("score", **SLOW)
     world.wait_settled()
     verdict = examine(world)
+    assert verdict.counts["label_requests"] > 80  # none was lost and none asked for anew
     if point == "score.after_publish":
         assert verdict.copies > 0  # published by the dead, published again by its heir
     world.stop_workers()

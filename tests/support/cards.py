@@ -8,12 +8,15 @@ from typing import Any
 
 from river import linear_model, preprocessing
 
-from stream import Labels, Pipeline, Rollout, entity, number
+from stream import Labelling, Labels, Pipeline, Rollout, entity, number
 from stream.pipeline import Limits
 
 MISSING: dict[str, Any] = {"missing": "default", "default": False}
 if os.environ.get("DRIFTLOOP_TEST_MISSING") == "none":
     MISSING = {"missing": "none"}
+LABELLING = None
+if per_1000 := os.environ.get("DRIFTLOOP_TEST_LABELLING"):
+    LABELLING = Labelling(per_1000=float(per_1000), per_day=5_000, warm_up=40)
 PACE_S = float(os.environ.get("DRIFTLOOP_TEST_PACE_S", "0"))
 # A trial that soon answers half of the entities and then waits for a person.
 TRIAL = Rollout(
@@ -57,6 +60,7 @@ pipeline = Pipeline(
     model=build,
     reads=os.environ.get("DRIFTLOOP_TEST_READS") or None,
     rollout=ROLLOUT,
+    labelling=LABELLING,
     labels=Labels(wait="10m", keep_late="5m", early_wait="5m", **MISSING),
     limits=Limits(entity_idle="20m", record_bytes_max=int(os.environ.get("DRIFTLOOP_TEST_BYTES_MAX", "65536"))),
 )

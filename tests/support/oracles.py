@@ -63,7 +63,7 @@ def examine(world: World) -> Verdict:
     """Raises AssertionError. The world must be settled."""
     events, labels = (_from_the_beginning(world, topic) for topic in ("events", "labels"))
     predictions, dead = world.read("predictions"), world.read("dead_letters")
-    examples = world.read("examples")[0]
+    examples, requests = world.read("examples")[0], world.read("label_requests")
     by_partition: dict[int, list[Record]] = {p: [] for p in range(world.partitions)}
     for record in examples:
         by_partition[msgspec.json.decode(record.value or b"")["partition"]].append(record)
@@ -77,6 +77,7 @@ def examine(world: World) -> Verdict:
             ("predictions", predictions[partition]),
             ("examples", by_partition[partition]),
             ("dead_letters", dead[partition]),
+            ("label_requests", requests[partition]),
         ):
             first = list(dict.fromkeys(map(_bytes_of, found)))
             copies += len(found) - len(first)
@@ -170,7 +171,7 @@ def model_versions(world: World, examples: list[Record], versions: set[str]) -> 
         serving = step.serving()
         built[version] = LiveModel(
             ModelRef(world.name, version), scorer, serving.persistence, serving.prior,
-            serving.prior_probabilities, serving.half_width,
+            serving.prior_probabilities, serving.half_width, serving.drifting,
         )  # fmt: skip
     return built
 
@@ -212,7 +213,13 @@ def _undisturbed(
         beside = BesideModel(ModelRef(world.name, version, slot), other.scorer, 1.0 if found.answered else 0.0)
         return live._replace(beside=beside)
 
-    return run(world.pipeline, [[record] for record in merged], partition=partition, model_for=model_for)
+    return run(
+        world.pipeline,
+        [[record] for record in merged],
+        partition=partition,
+        model_for=model_for,
+        partitions=world.partitions,
+    )
 
 
 def _same_state(world: World, partition: int, expected: Outcome) -> dict[str, int]:

@@ -59,13 +59,16 @@ def run(
     partition: int = 0,
     model_for: Callable[[Sequence[Record]], LiveModel] | None = None,
     answered_until: dict[str, int] | None = None,
+    partitions: int = 1,
 ) -> Outcome:
     """Process batches one after the other, as one owner without faults; `model_for` chooses the model of each."""
 
     async def work() -> Outcome:
         store, publisher = MemoryStateStore(), MemoryPublisher()
         live = model or live_model(pipeline)
-        owner = ScorePartition(pipeline, partition, store, publisher, lambda: live, answered_until=answered_until)
+        owner = ScorePartition(
+            pipeline, partition, store, publisher, lambda: live, answered_until=answered_until, partitions=partitions
+        )
         await owner.acquire()
         for batch in batches:
             if model_for is not None:

@@ -35,15 +35,22 @@ class World:
     """Topics, state and workers under one pipeline name."""
 
     def __init__(
-        self, stack: Stack, name: str, partitions: int = 2, missing: str = "default", reads: str = "",
+        self,
+        stack: Stack,
+        name: str,
+        partitions: int = 2,
+        missing: str = "default",
+        reads: str = "",
+        labelling: str = "",
         file: Path = PIPELINE_FILE,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.stack = stack
         self.file = file
         self.name = name
         self.partitions = partitions
         self._environment = {
-            "DRIFTLOOP_TEST_NAME": name, "DRIFTLOOP_TEST_MISSING": missing, "DRIFTLOOP_TEST_READS": reads
+            "DRIFTLOOP_TEST_NAME": name, "DRIFTLOOP_TEST_MISSING": missing, "DRIFTLOOP_TEST_READS": reads,
+            "DRIFTLOOP_TEST_LABELLING": labelling,
         }  # fmt: skip
         os.environ.update(self._environment)
         self.pipeline = load_pipeline(file).pipeline
