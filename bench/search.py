@@ -169,7 +169,7 @@ def _fraud(rows: int) -> None:
         first = REFIT_EVERY + delay
         began_s = time.perf_counter()
         online = evaluate(
-            pipeline, pipeline.build(), lessons, score_from=first, known_at_ms=lessons[first].occurred_at_ms - 1
+            pipeline, pipeline.build(), lessons, score_from=first, known_at_ms=lessons[first].came_at_ms - 1
         )
         online_s = time.perf_counter() - began_s
         began_s = time.perf_counter()

@@ -132,6 +132,9 @@ class Example(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
     requested: bool = False  # somebody was asked for this label ...
     propensity: float | None = None  # ... and so likely this event was to be asked about
     previous_source: str | None = None  # who gave the label that a correction contradicts
+    event_timestamp_ms: int = (
+        0  # of the event's record, as the record of this example has that of the label; 0: not known
+    )
 
 
 class Moved(msgspec.Struct, frozen=True, gc=False):

@@ -22,9 +22,12 @@ from stream.core.examples import Follower
 from stream.core.lean_pickle import dump_model, load_model
 from stream.core.model_bases import ModelBase, open_base
 from stream.core.prequential import timeline
+from stream.core.records import Record
+from stream.core.unlearning import Labelled, LeftOut, left_out_of
 from stream.errors import SnapshotRefused, Unavailable
+from stream.messages import Example
 
-__all__ = ["Recipe", "Starts", "base_before", "champion_at", "find_transfer", "high_water_at"]
+__all__ = ["Recipe", "Starts", "base_before", "champion_at", "find_transfer", "high_water_at", "taken_back"]
 
 
 BATCH = 5_000  # examples read at once
@@ -68,7 +71,12 @@ def champion_at(run: Run, name: str | None, shard: int, offset: int) -> ModelBas
     base = base_before(run, name, shard, offset)
     if base.offset == offset:
         return base
-    follower = Follower(run.pipeline, base, run.allowed)
+    left_out = taken_back(run, name)
+
+    def leave_out(record: Record, example: Example) -> bool:
+        return any(part.holds(Labelled.of(record, example)) for part in left_out)
+
+    follower = Follower(run.pipeline, base, run.allowed, leave_out)
     records = iter(run.source.records(shard, base.offset, offset))
     while batch := list(islice(records, BATCH)):
         follower.step(batch)
@@ -76,6 +84,14 @@ def champion_at(run: Run, name: str | None, shard: int, offset: int) -> ModelBas
     return msgspec.structs.replace(
         base, offset=offset, model=follower.pupil.model, high_water=follower.high_water, learned=follower.pupil.learned
     )
+
+
+def taken_back(run: Run, name: str | None) -> tuple[LeftOut, ...]:
+    """Examples that the champion was built without; what is retrained from it is built without them, too."""
+    if name is None:
+        return ()
+    data = run.files.get_base(name)
+    return left_out_of(open_base(data, run.keys, pipeline=run.pipeline.name, extra_allowed=run.allowed).provenance)
 
 
 def high_water_at(run: Run, name: str | None, shard: int, offset: int) -> dict[int, int]:

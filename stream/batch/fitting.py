@@ -6,6 +6,8 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import msgspec
+
 from stream.adapters.file_pipelines import LoadedPipeline
 from stream.batch.candidates import Recipe, Starts
 from stream.batch.plans import Plan, Run
@@ -16,6 +18,7 @@ from stream.core.guarding import first_not_finite
 from stream.core.lean_pickle import dump_model, load_model
 from stream.core.model_bases import ModelBase, open_base, seal_base
 from stream.core.prequential import train
+from stream.core.unlearning import LEFT_OUT
 from stream.errors import DriftloopError
 from stream.settings import Settings
 
@@ -98,6 +101,7 @@ def _provenance(its: Run, plan: Plan, best: dict[str, Any], until_ms: int) -> di
         "to_offset": window.to_offset,
         "labels": window.labels,
         "data": plan.data,
+        LEFT_OUT: msgspec.to_builtins(plan.left_out),
         "until_ms": until_ms,
         "task": pipeline.task,
         "features": list(pipeline.feature_names),

@@ -17,6 +17,7 @@ from stream.adapters.file_pipelines import LoadedPipeline
 from stream.batch.windows import ExampleSource, Window
 from stream.core.model_bases import configuration_of
 from stream.core.prequential import Timeline, timeline
+from stream.core.unlearning import LeftOut
 from stream.errors import ConfigurationError
 from stream.pipeline import Pipeline
 from stream.settings import Settings
@@ -31,6 +32,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         champion: the base of the live champion when the run began; None: the pipeline's fresh model.
         transfer: the base of the other pipeline that "transfer" starts from; None: there is none that may be used.
         high_water: what had been seen before the window; repeats are told by it.
+        left_out: examples that the champion was built without: bad labels stay taken back.
         data: digest of the window's records.
         trials, workers: of the search.
     """
@@ -44,6 +46,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     champion: str | None = None
     transfer: str | None = None
     high_water: dict[int, int] = {}
+    left_out: list[LeftOut] = []
     data: str = ""
 
 
@@ -79,7 +82,7 @@ class Run:
         """The window's lessons. Raises ConfigurationError if the archive does not hold what it held."""
         window = plan.window
         records = self.source.records(window.shard, window.from_offset, window.to_offset)
-        found = timeline(self.pipeline, records, plan.high_water)
+        found = timeline(self.pipeline, records, plan.high_water, plan.left_out)
         if plan.data and found.digest != plan.data:
             remedy = f"offsets {window.from_offset} to {window.to_offset} are not what they were: start a new run"
             raise ConfigurationError("archive", found.digest, remedy)

@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from stream.adapters.file_pipelines import LoadedPipeline
 from stream.adapters.redis_search import RedisJournal
-from stream.batch.candidates import Recipe, Starts, find_transfer, high_water_at
+from stream.batch.candidates import Recipe, Starts, find_transfer, high_water_at, taken_back
 from stream.batch.plans import Plan, Run
 from stream.batch.search_results import write_results
 from stream.batch.windows import ExampleSource, Window
@@ -67,12 +67,14 @@ def plan_trials(
     if its.find("plan.json") is None:
         chosen = msgspec.convert(window, Window)
         before = high_water_at(its, champion, chosen.shard, chosen.from_offset)
-        found = timeline(pipeline, its.source.records(chosen.shard, chosen.from_offset, chosen.to_offset), before)
-        transfer = find_transfer(its, found.lessons[0].occurred_at_ms) if "transfer" in rules.start_from else None
+        records = its.source.records(chosen.shard, chosen.from_offset, chosen.to_offset)
+        left_out = taken_back(its, champion)
+        found = timeline(pipeline, records, before, left_out)
+        transfer = find_transfer(its, found.lessons[0].came_at_ms) if "transfer" in rules.start_from else None
         plan = Plan(
             run=run, pipeline=pipeline.name, window=chosen, seed=pipeline.seed, trials=trials or rules.trials,
             workers=workers or rules.workers, champion=champion, transfer=transfer,
-            high_water=before, data=found.digest,
+            high_water=before, left_out=list(left_out), data=found.digest,
         )  # fmt: skip
         its.keep("plan.json", plan)
     plan = its.plan()

@@ -201,6 +201,7 @@ class Joiner:
             requested=remembered.requested is not None,
             propensity=remembered.requested,
             previous_source=previous_source,
+            event_timestamp_ms=remembered.timestamp_ms,
         )
 
     # -- a label before its event -----------------------------------------------------------------------------------

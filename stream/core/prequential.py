@@ -4,8 +4,8 @@ Delayed progressive validation as Grzenda, Gomes and Bifet 2020, "Delayed labell
 it: without the delay a search on an autocorrelated stream takes what follows the last label most closely, and that does
 harm (measured: elec2, labels 500 events late).
 
-An event comes at its `occurred_at_ms`. Its label comes with the timestamp of the example's record, which never goes back
-and is never before the event. At one and the same time events come first. Repeats and labels that are not learned live
+An event comes at its record's timestamp, its label at that of the example's record, which never goes back and is never before
+the event: both are Kafka's, so an old history that is produced today keeps its own delays. At one and the same time events come first. Repeats and labels that are not learned live
 are left out here, too.
 """
 
@@ -25,6 +25,7 @@ from stream.core.examples import BOUND_EVERY, LEARNED, ExampleParser
 from stream.core.explaining import Scorer, compile_scorer
 from stream.core.guarding import TreeBound
 from stream.core.records import Record
+from stream.core.unlearning import Labelled, LeftOut
 from stream.errors import ConfigurationError, RecordRejected
 from stream.messages import LabelValue, Served
 from stream.pipeline import Pipeline
@@ -39,7 +40,7 @@ class Lesson(msgspec.Struct, frozen=True):
     """One example that is learned: when the event came, when the label came."""
 
     offset: int
-    occurred_at_ms: int
+    came_at_ms: int
     learned_at_ms: int
     features: dict[str, Any]
     label: LabelValue
@@ -81,12 +82,18 @@ class Judged(msgspec.Struct, frozen=True):
     failures: int
 
 
-def timeline(pipeline: Pipeline, records: Iterable[Record], high_water: Mapping[int, int] | None = None) -> Timeline:
+def timeline(
+    pipeline: Pipeline,
+    records: Iterable[Record],
+    high_water: Mapping[int, int] | None = None,
+    left_out: Sequence[LeftOut] = (),
+) -> Timeline:
     """Decode examples.
 
     Args:
         records: of `examples`, one shard, offsets ascending.
         high_water: what had been seen before the first of them.
+        left_out: what has been taken back (`driftloop unlearn`): it counts as seen and is no lesson.
     """
     seen = dict(high_water or {})
     hasher = hashlib.blake2b(digest_size=16)
@@ -104,8 +111,11 @@ def timeline(pipeline: Pipeline, records: Iterable[Record], high_water: Mapping[
         seen[example.partition] = example.sequence
         if example.timing not in LEARNED:
             continue
-        now_ms = max(now_ms, record.timestamp_ms, example.occurred_at_ms)
-        lessons.append(Lesson(record.offset, example.occurred_at_ms, now_ms, example.features, example.label))
+        if left_out and any(part.holds(Labelled.of(record, example)) for part in left_out):
+            continue
+        came_at_ms = example.event_timestamp_ms or example.occurred_at_ms
+        now_ms = max(now_ms, record.timestamp_ms, came_at_ms)
+        lessons.append(Lesson(record.offset, came_at_ms, now_ms, example.features, example.label))
     return Timeline(lessons, seen, hasher.hexdigest())
 
 
@@ -122,7 +132,7 @@ def scored_lessons(lessons: Sequence[Lesson], score_from: int, known_at_ms: int 
     """
     if known_at_ms is None:
         known_at_ms = known_at(lessons, score_from)
-    return [one.offset >= score_from and one.occurred_at_ms > known_at_ms for one in lessons]
+    return [one.offset >= score_from and one.came_at_ms > known_at_ms for one in lessons]
 
 
 def evaluate(
@@ -161,14 +171,14 @@ def evaluate(
     run = _Run(pipeline, model, refresh, window, segments)
     batch = fit and is_batch_trained(model)
     train = [one for one in lessons if one.offset < score_from]
-    order = sorted(range(len(lessons)), key=lambda i: (lessons[i].occurred_at_ms, i))
+    order = sorted(range(len(lessons)), key=lambda i: (lessons[i].came_at_ms, i))
     coming, judged = 0, 0
     served: dict[int, Served] = {}
     for number, lesson in enumerate(lessons):
         if batch and lesson.offset >= score_from:
             run.fit(train)
             batch = False
-        while coming < len(order) and lessons[order[coming]].occurred_at_ms <= lesson.learned_at_ms:
+        while coming < len(order) and lessons[order[coming]].came_at_ms <= lesson.learned_at_ms:
             at = order[coming]
             coming += 1
             if scored[at]:

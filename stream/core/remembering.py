@@ -100,6 +100,7 @@ class Remembered(msgspec.Struct, array_like=True, gc=False):
     beside: Beside | None = None
     requested: float | None = None  # the probability with which its label was asked for
     label_source: str | None = None  # of the first label
+    timestamp_ms: int = 0  # of the event's record
 
 
 encode_remembered = msgspec.msgpack.Encoder().encode

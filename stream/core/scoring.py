@@ -259,6 +259,7 @@ class ScoreStep:
             model.prior_probabilities,
             beside=beside,
             requested=requested,
+            timestamp_ms=record.timestamp_ms,
         )
         self._known[event_id] = remembered
         self._changed[event_id] = None

@@ -274,3 +274,24 @@ def test_a_champion_without_a_figure_is_no_reason_to_refuse():
 def test_weights_that_are_not_finite_are_refused():
     verdict = judge(rules(), judged(0.7), judged(0.6), SIZES, "LogisticRegression.weights")
     assert "its LogisticRegression.weights is not finite" in verdict["why"]
+
+
+@pytest.mark.integration
+def test_labels_that_were_taken_back_do_not_come_back_with_a_retraining(retraining: Retraining):
+    retraining.load(families="logistic", retrain='{"trials": 2}')
+    records = examples(list(rows(700)), 30)
+    without = {"from_offset": 300, "to_offset": 400}
+    its = Run(retraining.settings, retraining.loaded, "run-1", retraining.write(records))
+    champion = ModelBase(
+        pipeline=retraining.name, shard=0, offset=0, model=retraining.loaded.pipeline.build(),
+        provenance={"left_out": [without]},
+    )  # fmt: skip
+    its.files.put_base(seal_base(champion, configuration=its.configuration, key=its.keys[0]), champion.name)
+    searched(retraining, records, champion=champion.name)
+    plan = its.plan()
+    assert not [lesson for lesson in its.lessons(plan).lessons if 300 <= lesson.offset < 400]
+    made = opened(retraining, fit(retraining.settings, retraining.loaded, "run-1", source=retraining.source)["base"])
+    assert (made.learned, made.high_water) == (600, {0: 700})
+    assert [dict(part) for part in made.provenance["left_out"]] == [without]
+    rolled = champion_at(its, champion.name, 0, 700)
+    assert (rolled.learned, rolled.high_water) == (600, {0: 700})

@@ -110,7 +110,7 @@ def test_nothing_is_known_before_its_label_came(times: list[tuple[int, int]], sc
         lessons.append(Lesson(number, occurred, now, {"amount": float(number)}, True))
     scored = scored_lessons(lessons, score_from)
     known = max((one.learned_at_ms for one in lessons[:score_from]), default=-1)
-    assert scored == [n >= score_from and one.occurred_at_ms > known for n, one in enumerate(lessons)]
+    assert scored == [n >= score_from and one.came_at_ms > known for n, one in enumerate(lessons)]
     spy = Spy()
     if not any(scored):
         with pytest.raises(ConfigurationError, match="labels take longer"):
@@ -120,7 +120,7 @@ def test_nothing_is_known_before_its_label_came(times: list[tuple[int, int]], sc
     assert judged.labels == sum(scored) == len(spy.asked)
     for number, learned in spy.asked:
         event = lessons[int(number)]
-        assert learned == [x.features["amount"] for x in lessons if x.learned_at_ms < event.occurred_at_ms]
+        assert learned == [x.features["amount"] for x in lessons if x.learned_at_ms < event.came_at_ms]
     assert spy.learned == [float(n) for n in range(len(lessons))]
 
 
