@@ -392,21 +392,26 @@ def status(
     as_json: Annotated[bool, typer.Option("--json")] = False,
 ) -> None:
     """One screen: flow, lag, labels, the model and how good it is beside the baselines."""
+    from stream.core.objectives import Judged, judge
+
     settings = load_settings()
     pipeline = load_pipeline(pipeline_file).pipeline
 
-    def now() -> PipelineStatus:
-        return read_status(settings, pipeline.name, pipeline.reads)
+    def now() -> tuple[PipelineStatus, list[Judged]]:
+        status = read_status(settings, pipeline.name, pipeline.reads)
+        return status, judge(pipeline, status.learner, label_coverage=status.label_coverage())
 
     if as_json:
-        sys.stdout.write(msgspec.json.encode(now()).decode() + "\n")
+        status, judged = now()
+        shown = {**msgspec.structs.asdict(status), "objectives": judged}
+        sys.stdout.write(msgspec.json.encode(shown).decode() + "\n")
         return
     if not watch:
-        console.print(status_view(now()))
+        console.print(status_view(*now()))
         return
     with Live(console=console, auto_refresh=False) as live:
         while True:
-            live.update(status_view(now()), refresh=True)
+            live.update(status_view(*now()), refresh=True)
             time.sleep(1)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from redis.exceptions import RedisError
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
@@ -17,7 +18,9 @@ from stream.adapters.redis_connections import redis_client
 from stream.adapters.redis_models import RedisControl, RedisModelStore, examples_from
 from stream.core.beginning import Beginning
 from stream.core.estimating import estimate
+from stream.core.objectives import Judged
 from stream.core.remembering import Meta
+from stream.errors import Unavailable
 from stream.messages import Drift
 from stream.settings import Settings
 from stream.topics import TopicNames
@@ -30,6 +33,7 @@ __all__ = [
     "drift_text",
     "exact_view",
     "figure",
+    "objectives_table",
     "prediction_line",
     "read_status",
     "replay_view",
@@ -98,6 +102,12 @@ class PipelineStatus(msgspec.Struct):
                 total[name] = total.get(name, 0) + count
         return total
 
+    def label_coverage(self) -> float | None:
+        """Labels that somebody gave, per prediction so far; None before the first."""
+        counts = self.counts()
+        given = sum(counts.get(f"{timing}_labels", 0) for timing in ("on_time", "early", "late"))
+        return given / counts["predictions"] if counts.get("predictions") else None
+
 
 def read_status(settings: Settings, name: str, reads: str | None = None) -> PipelineStatus:
     """`reads`: as the pipeline has it. Raises Unavailable."""
@@ -128,6 +138,8 @@ async def _read_status(settings: Settings, names: TopicNames) -> PipelineStatus:
             asking = [meta.labelling.quality for meta in partitions.values() if meta.labelling is not None]
             estimated = estimate(asking, learner["metrics"]["task"])
         return PipelineStatus(name, partitions, ends, learner, control, oldest, estimated)
+    except RedisError as error:
+        raise Unavailable(f"Redis: {type(error).__name__}: {error}; check DRIFTLOOP_REDIS_URL") from error
     finally:
         await client.aclose()
 
@@ -153,7 +165,18 @@ def words(key: str) -> str:
     )
 
 
-def status_view(status: PipelineStatus) -> Group:
+def objectives_table(judged: Sequence[Judged]) -> Table:
+    """What was promised, and whether it is kept."""
+    table = Table(title="objectives", title_justify="left", box=SIMPLE_HEAD)
+    for column in ("", "promised", "now", ""):
+        table.add_column(column)
+    for one in judged:
+        style, word = {True: ("green", "kept"), False: ("bold red", "broken"), None: ("dim", "not known yet")}[one.kept]
+        table.add_row(words(one.name), one.wanted, figure(one.now), Text(word, style))
+    return table
+
+
+def status_view(status: PipelineStatus, objectives: Sequence[Judged] = ()) -> Group:
     """One screen."""
     counts = status.counts()
     flow = Table(title=f"{status.name}: flow", title_justify="left")
@@ -180,6 +203,10 @@ def status_view(status: PipelineStatus) -> Group:
         shown.append(Text(f"learner: {trouble}", style="yellow"))
     if "drift" in status.learner:  # a learner of an earlier version says nothing of it
         shown.append(drift_line(status.learner["drift"]))
+    if objectives:
+        shown.append(objectives_table(objectives))
+    if trial := status.learner.get("trial"):
+        shown.append(Text(f"{trial['base']} is in {trial['stage']}; `driftloop models` shows how it stands"))
     shown.append(quality_table(status.learner["metrics"]))
     if "unbiased" in status.learner["metrics"]:
         shown.append(unbiased_text(status.learner["metrics"]["unbiased"]))

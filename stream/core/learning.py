@@ -18,6 +18,7 @@ from stream.core.evaluating import Baselines, Evaluation
 from stream.core.examples import LEARNED, ExampleParser, Follower, Pupil
 from stream.core.lean_pickle import load_model
 from stream.core.model_bases import ModelBase
+from stream.core.objectives import Delays
 from stream.core.records import Record
 from stream.core.scoring import dead_letter
 from stream.core.slots import CHAMPION, Command, Slots, SlotsState
@@ -32,6 +33,7 @@ from stream.topics import TopicNames
 
 __all__ = ["LearnState", "LearnStep", "Serving", "open_for_serving"]
 
+GIVEN = frozenset(("on_time", "late"))  # timings of labels that somebody gave after the event
 SEGMENT_WINDOW = 200  # labels in the sliding window of a segment: every snapshot carries it
 
 
@@ -60,6 +62,7 @@ class LearnState(msgspec.Struct):
     slots: SlotsState = msgspec.field(default_factory=SlotsState)
     sources: dict[str, list[int]] = {}
     unbiased: bytes = b""
+    delays: Delays = msgspec.field(default_factory=Delays)
 
 
 class SlotState(msgspec.Struct):
@@ -91,6 +94,7 @@ class LearnStep:
         self._segments: dict[str, dict[str, Evaluation]] = {name: {} for name in pipeline.segments}
         self._drift = DriftWatch(pipeline, shard)
         self._baselines = Baselines(pipeline.task)
+        self._delays = Delays()
         self._sources = LabelSources()
         self._unbiased: UnbiasedFigures | None = None
         if pipeline.labelling:
@@ -127,6 +131,7 @@ class LearnStep:
         if state.drift:
             self._drift.restore(state.drift, self._extra_allowed)
         self._baselines = Baselines.from_state(state.baselines)
+        self._delays = state.delays
         self._sources = LabelSources(state.sources)
         if self._unbiased is not None and state.unbiased:
             self._unbiased.restore(state.unbiased)
@@ -184,6 +189,9 @@ class LearnStep:
             self._count("gaps")
         self._high_water[example.partition] = example.sequence
         self._count(example.timing)
+        if example.timing in GIVEN:
+            came_at_ms = example.event_timestamp_ms or example.occurred_at_ms
+            self._delays.add(record.timestamp_ms - came_at_ms)
         self._sources.update(example)
         if example.timing not in LEARNED:
             return
@@ -293,6 +301,7 @@ class LearnStep:
             self.slots.state,
             self._sources.counts,
             self._unbiased.to_state() if self._unbiased is not None else b"",
+            self._delays,
         )
         sealed = {CHAMPION: self._seal(champion, models[CHAMPION], digest, msgspec.msgpack.encode(state))}
         for slot, pupil in self.slots.others():
@@ -345,6 +354,7 @@ class LearnStep:
                 },
                 "drift": self._drift.report(),
                 "label_sources": self._sources.report(),
+                "label_delay_ms": self._delays.report(),
                 **self.slots.report(self.offset),
             }
         )

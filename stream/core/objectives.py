@@ -1,0 +1,96 @@
+"""Declared objectives, kept or broken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from stream import entity
+from stream.core.evaluating import KEY_FIGURE
+from stream.pipeline import Pipeline
+
+__all__ = ["Delays", "Judged", "judge"]
+
+PER_DOUBLING = 4
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """One objective. `kept` is None while its figure is not known."""
+
+    name: str
+    wanted: str
+    now: float | None
+    kept: bool | None
+
+
+class Delays(msgspec.Struct, array_like=True):
+    """How long labels take, counted in bins of a quarter of a doubling.
+
+    >>> delays = Delays()
+    >>> for ms in (1_000, 1_000, 60_000):
+    ...     delays.add(ms)
+    >>> 900 < delays.quantile(0.5) < 1_200
+    True
+    """
+
+    counts: dict[int, int] = {}
+
+    def add(self, delay_ms: int) -> None:
+        """A delay; one below a millisecond counts as one."""
+        at = int(PER_DOUBLING * math.log2(max(delay_ms, 1)))
+        self.counts[at] = self.counts.get(at, 0) + 1
+
+    def quantile(self, share: float) -> float | None:
+        """In milliseconds, within a fifth; None without any."""
+        left = share * sum(self.counts.values())
+        for at in sorted(self.counts):
+            left -= self.counts[at]
+            if left <= 0:
+                return float(2.0 ** ((at + 0.5) / PER_DOUBLING))
+        return None
+
+    def report(self) -> dict[str, float | None]:
+        """p50, p90 and p99."""
+        return {f"p{round(share * 100)}": self.quantile(share) for share in (0.5, 0.9, 0.99)}
+
+
+def judge(
+    pipeline: Pipeline,
+    learner: Mapping[str, Any] | None,
+    *,
+    label_coverage: float | None = None,
+    latency_p99_ms: float | None = None,
+) -> list[Judged]:
+    """Every objective that is declared, in order.
+
+    Args:
+        learner: what the learner's status says; None before the first.
+        label_coverage: labels per prediction so far.
+        latency_p99_ms: from an event's timestamp to its prediction.
+    """
+    wanted = pipeline.objectives
+    window = (learner or {}).get("metrics", {}).get("window", {})
+    figure = KEY_FIGURE[pipeline.task]
+    quality = window.get("model", {}).get(figure)
+    delay_ms = (learner or {}).get("label_delay_ms", {}).get("p50")
+    lower = pipeline.task == "regression"
+    found = []
+    if wanted.quality is not None:
+        found.append(_judged(figure, wanted.quality, quality, most=lower))
+    if wanted.skill is not None:
+        found.append(_judged("skill_vs_persistence", wanted.skill, window.get("skill_vs_persistence"), most=False))
+    if wanted.latency_p99_ms is not None:
+        found.append(_judged("latency_p99_ms", wanted.latency_p99_ms, latency_p99_ms, most=True))
+    if wanted.label_delay is not None:
+        found.append(_judged("label_delay_p50_ms", entity.duration_ms(wanted.label_delay), delay_ms, most=True))
+    if wanted.label_coverage is not None:
+        found.append(_judged("label_coverage", wanted.label_coverage, label_coverage, most=False))
+    return found
+
+
+def _judged(name: str, wanted: float, now: float | None, *, most: bool) -> Judged:
+    kept = None if now is None else (now <= wanted if most else now >= wanted)
+    return Judged(name, f"{'at most' if most else 'at least'} {wanted:g}", now, kept)

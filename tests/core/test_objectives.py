@@ -1,0 +1,67 @@
+"""Objectives: kept, broken, or not known yet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream import Objectives
+from stream.core.objectives import Delays, judge
+from stream.errors import ConfigurationError
+from tests.support.records import pipeline_of
+
+ALL = Objectives(quality=0.5, skill=0.1, latency_p99_ms=100.0, label_delay="1h", label_coverage=0.9)
+
+
+def learner(average_precision: float | None, skill: float | None, p50: float | None) -> dict[str, Any]:
+    window = {"model": {"average_precision": average_precision}, "skill_vs_persistence": skill}
+    return {"metrics": {"window": window}, "label_delay_ms": {"p50": p50}}
+
+
+def test_each_is_judged_by_its_figure():
+    pipeline = pipeline_of(objectives=ALL)
+    found = judge(pipeline, learner(0.6, 0.05, 3_500_000.0), label_coverage=0.95, latency_p99_ms=120.0)
+    assert [(one.name, one.kept) for one in found] == [
+        ("average_precision", True),
+        ("skill_vs_persistence", False),
+        ("latency_p99_ms", False),
+        ("label_delay_p50_ms", True),
+        ("label_coverage", True),
+    ]
+
+
+def test_nothing_is_said_of_what_is_not_known():
+    found = judge(pipeline_of(objectives=ALL), None)
+    assert {one.kept for one in found} == {None}
+    assert judge(pipeline_of(), learner(0.1, 0.1, 1.0)) == []
+
+
+def test_of_an_error_less_is_better():
+    pipeline = pipeline_of(task="regression", objectives=Objectives(quality=2.0))
+    for mae, kept in ((1.9, True), (2.1, False)):
+        (one,) = judge(pipeline, {"metrics": {"window": {"model": {"mae": mae}}}})
+        assert one.kept is kept
+
+
+@given(st.lists(st.integers(1, 10**12), min_size=1, max_size=300), st.sampled_from([0.5, 0.9, 0.99]))
+def test_a_quantile_of_delays_is_within_a_fifth(delays: list[int], share: float):
+    counted = Delays()
+    for delay in delays:
+        counted.add(delay)
+    found = counted.quantile(share)
+    assert found is not None
+    assert any(0.8 * d <= found <= 1.25 * d for d in delays)
+    below = sum(delay <= found * 1.25 for delay in delays)
+    assert below >= share * len(delays)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [({"quality": "good"}, "objectives.quality"), ({"label_delay": "soon"}, "objectives.label_delay")],
+)
+def test_what_is_wrong_is_named(changes: dict[str, Any], key: str):
+    with pytest.raises(ConfigurationError, match=key):
+        pipeline_of(objectives=Objectives(**changes))
