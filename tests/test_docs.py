@@ -39,8 +39,9 @@ def test_links_lead_somewhere(document: Path):
             assert (document.parent / target).exists(), target
 
 
-def test_the_pipeline_of_the_readme_loads(tmp_path: Path):
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize("document", ["README.md", "docs/retraining.md"])
+def test_the_pipeline_of_a_document_loads(tmp_path: Path, document: str):
+    code = re.search(r"```python\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
     assert code is not None
     file = tmp_path / "cards.py"
     file.write_text(code[1])

@@ -43,7 +43,7 @@ pipeline = Pipeline(
         "learning_rate": search_space.number(0.005, 0.5, log=True),
         "trees": search_space.whole(20, 100),
     },
-    retrain=Retrain(schedule="0 3 * * *", follow_ups=(4_000, 12_000, 40_000), trials=16, window_max=40_000),
+    retrain=Retrain(follow_ups=(4_000, 12_000, 40_000), trials=16, window_max=40_000),
     rollout=Rollout(shadow_labels=1_000, shares=(0.1, 0.5), share_labels=1_000, probation_labels=3_000),
     labels=Labels(wait="7d"),
     threshold=0.3,

@@ -106,7 +106,7 @@ def demo(
         if stop.is_set():
             raise KeyboardInterrupt
         status, drifts = read_status(settings, pipeline.name), read_drifts(settings, pipeline.name)
-        _report(status, sent, story, drifts if loop is None else [], console)
+        _report(status, sent, story, drifts, console, list_drifts=loop is None)
         if loop is not None:
             loop.report(console, lambda text: console.print(text, style="dim"))
 
@@ -232,7 +232,15 @@ def _settled(status: PipelineStatus, sent: dict[str, int]) -> bool:
     return arrived and not any(status.lag(topic) for topic in ("events", "labels", "examples"))
 
 
-def _report(status: PipelineStatus, sent: dict[str, int], story: _Story, drifts: list[Drift], console: Console) -> None:
+def _report(
+    status: PipelineStatus,
+    sent: dict[str, int],
+    story: _Story,
+    drifts: list[Drift],
+    console: Console,
+    *,
+    list_drifts: bool,
+) -> None:
     counts = status.counts()
     assert status.learner is not None
     console.rule(f"{status.name}: report")
@@ -250,7 +258,7 @@ def _report(status: PipelineStatus, sent: dict[str, int], story: _Story, drifts:
     console.print(quality_table(status.learner["metrics"]))
     console.print("skill: 1 is perfect, 0 no better than that baseline under the same delay", highlight=False)
     console.print(story.line(), highlight=False)
-    for drift in drifts:
+    for drift in drifts if list_drifts else ():
         console.print(drift_text(drift))
     console.print(f"{len(drifts)} drifts on {status.name}.drifts", highlight=False)
     if counts.get("predictions", 0) + counts.get("dead_letters", 0) < sent["events"]:

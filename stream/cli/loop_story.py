@@ -101,7 +101,7 @@ class LoopStory:
             if tasks.get("take_up") != "success" or tasks.get("archive_examples") in (None, "skipped"):
                 continue
             name = run["dag_run_id"]
-            self.tell(f"run {name}", f"Airflow retrains: {name}")
+            self.tell(f"run {name}", "Airflow retrains")
             if tasks.get("plan_trials") == "skipped":
                 self.tell(f"early {name}", "   too few labels of the new world yet; a follow-up comes")
             if tasks.get("fit") == "success":
@@ -111,7 +111,8 @@ class LoopStory:
         self.releases = read_releases(self._settings, self._pipeline.name)
         for item in self.releases:
             share = f" of {item.share:.0%}" if item.action == "canary" else ""
-            self.tell(item.release_id, f"{item.action.replace('_', ' ')}{share}: {item.base}, by {item.decided_by}")
+            by = "a retraining" if item.decided_by.startswith("run:") else item.decided_by
+            self.tell(item.release_id, f"{item.action.replace('_', ' ')}{share}: {item.base}, by {by}")
         if self._bad is None and self._last("confirmed") is not None:
             self._bad = self._release_bad()
 
