@@ -40,6 +40,7 @@ def tell_a_drift(world: World, from_offset: int) -> str:
         examples_topic=world.names.examples, from_offset=from_offset, to_offset=from_offset + 1, detected_at_ms=0,
     )  # fmt: skip
     producer = Producer({"bootstrap.servers": world.stack.brokers, "log_level": 0})
+    world.made_up.add(msgspec.json.encode(drift))
     producer.produce(world.names["drifts"], msgspec.json.encode(drift), world.name.encode(), 0)
     assert producer.flush(30) == 0
     return drift.drift_id

@@ -67,6 +67,7 @@ class World:
         self.kafka.create(partitions, 1)
         self.redis = redis.Redis.from_url(stack.redis_url)
         self.workers: list[Child] = []
+        self.made_up: set[bytes] = set()  # drifts that a test has put on the topic itself
 
     def close(self) -> None:
         for worker in self.workers:
