@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stream import entity
 from stream.adapters.file_pipelines import LoadedPipeline, load_pipeline
 from stream.adapters.kafka_topics import KafkaTopics
-from stream.cli import releases
+from stream.cli import backing_up, releases
 from stream.cli.archiving import archive
 from stream.cli.arguments import Directory, PipelineFile
 from stream.cli.producing import follow, read_drifts
@@ -513,5 +513,5 @@ def demo(
     run_demo(data, events, rate, directory, console)
 
 
-for command in (*releases.COMMANDS, retrain, archive):
+for command in (*releases.COMMANDS, *backing_up.COMMANDS, retrain, archive):
     app.command()(command)
