@@ -77,6 +77,16 @@ class ArtifactFiles:
         except OSError as error:
             raise Unavailable(f"{full}: {error}") from error
 
+    def delete_file(self, path: str) -> None:
+        """Harmless if there is no such file."""
+        full = self._full(path)
+        try:
+            self._files.rm_file(full)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise Unavailable(f"{full}: {error}") from error
+
     def list_files(self, folder: str) -> list[str]:
         """The names in a folder, sorted."""
         full = self._full(folder)

@@ -24,6 +24,7 @@ from stream.adapters.kafka_topics import KafkaTopics
 from stream.cli import backing_up, releases
 from stream.cli.archiving import archive
 from stream.cli.arguments import Directory, PipelineFile
+from stream.cli.doctor import doctor
 from stream.cli.producing import follow, read_drifts
 from stream.cli.producing import produce as send
 from stream.cli.retraining import retrain
@@ -513,5 +514,5 @@ def demo(
     run_demo(data, events, rate, directory, console)
 
 
-for command in (*releases.COMMANDS, *backing_up.COMMANDS, retrain, archive):
+for command in (*releases.COMMANDS, *backing_up.COMMANDS, retrain, archive, doctor):
     app.command()(command)
