@@ -1,6 +1,7 @@
 """Where and with which credentials things run. The only reader of the environment.
 
-Every setting is an environment variable `DRIFTLOOP_<NAME>`, or a line of the file named by `DRIFTLOOP_ENV_FILE`.
+Every setting is an environment variable `DRIFTLOOP_<NAME>`, or a line of the file named by `DRIFTLOOP_ENV_FILE`, or the
+content of a file `driftloop_<name>` in the directory named by `DRIFTLOOP_SECRETS_DIR` (such as /run/secrets).
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class Settings(BaseSettings):
     alert_email: str | None = Field(None, description="Airflow: recipients; sent over the connection smtp_default")
     alert_slack_connection: str | None = Field(None, description="Airflow: id of a Slack Incoming Webhook connection")
     alert_webhook_url: SecretStr | None = Field(None, description="Airflow: alerts are POSTed there as JSON")
+
+    airflow_url: str | None = Field(None, description="where `driftloop doctor` asks whether Airflow is well")
 
     session_timeout_ms: int = Field(10_000, ge=1_000, description="a silent worker is replaced after this")
     batch_records_max: int = Field(1_000, ge=1, le=5_000, description="records per micro-batch")
@@ -129,8 +132,11 @@ def load_settings(**overrides: object) -> Settings:
     env_file = os.environ.get(f"{PREFIX}ENV_FILE")
     if env_file and not Path(env_file).is_file():
         raise ConfigurationError(f"{PREFIX}ENV_FILE", env_file, "no such file")
+    secrets = os.environ.get(f"{PREFIX}SECRETS_DIR")
+    if secrets and not Path(secrets).is_dir():
+        raise ConfigurationError(f"{PREFIX}SECRETS_DIR", secrets, "no such directory")
     try:
-        return Settings(_env_file=env_file, **overrides)  # type: ignore[call-arg, arg-type]
+        return Settings(_env_file=env_file, _secrets_dir=secrets, **overrides)  # type: ignore[call-arg, arg-type]
     except ValidationError as error:
         wrong = [
             f"{PREFIX}{'_'.join(map(str, e['loc'])).upper()} = {e.get('input')!r}: {e['msg']}" for e in error.errors()

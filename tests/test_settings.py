@@ -29,6 +29,18 @@ def test_a_file_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         load_settings()
 
 
+def test_a_directory_of_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "driftloop_signing_key").write_text("s" * 40 + "\n")
+    (tmp_path / "of_something_else").write_text("x")
+    monkeypatch.setenv("DRIFTLOOP_SECRETS_DIR", str(tmp_path))
+    assert load_settings().signing() == [b"s" * 40]
+    monkeypatch.setenv("DRIFTLOOP_SIGNING_KEY", "e" * 40)
+    assert load_settings().signing() == [b"e" * 40]
+    monkeypatch.setenv("DRIFTLOOP_SECRETS_DIR", str(tmp_path / "none"))
+    with pytest.raises(ConfigurationError, match="no such directory"):
+        load_settings()
+
+
 def test_secrets_are_not_shown():
     settings = load_settings(signing_key="k" * 40, redis_url="redis://:password@h/0", kafka_sasl_password="pw-secret")
     assert "kkkk" not in repr(settings)

@@ -23,11 +23,12 @@ class ArtifactFiles:
     Raises ConfigurationError for a URL that cannot be used; the methods raise Unavailable when the store does not answer.
     """
 
-    def __init__(self, url: str, pipeline: str) -> None:
+    def __init__(self, url: str, pipeline: str, *, setting: str = "DRIFTLOOP_ARTIFACT_URL") -> None:
+        """`setting`: what an error calls the URL."""
         try:
             self._files, root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:
-            raise ConfigurationError("DRIFTLOOP_ARTIFACT_URL", url, f"it cannot be used: {error}") from error
+            raise ConfigurationError(setting, url, f"it cannot be used: {error}") from error
         self._root = f"{root.rstrip('/')}/{pipeline}"
 
     def put_base(self, data: bytes, base: str) -> None:
@@ -76,6 +77,16 @@ class ArtifactFiles:
         except OSError as error:
             raise Unavailable(f"{full}: {error}") from error
 
+    def delete_file(self, path: str) -> None:
+        """Harmless if there is no such file."""
+        full = self._full(path)
+        try:
+            self._files.rm_file(full)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise Unavailable(f"{full}: {error}") from error
+
     def list_files(self, folder: str) -> list[str]:
         """The names in a folder, sorted."""
         full = self._full(folder)
@@ -86,6 +97,17 @@ class ArtifactFiles:
         except OSError as error:
             raise Unavailable(f"{full}: {error}") from error
         return sorted(str(name).rstrip("/").rpartition("/")[2] for name in found)
+
+    def all_files(self) -> list[str]:
+        """The paths of all files, as the other methods take them, sorted; not those that are still being written."""
+        try:
+            found = self._files.find(self._root)
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise Unavailable(f"{self._root}: {error}") from error
+        paths = (str(name).rpartition(f"{self._root.lstrip('/')}/")[2] for name in found)
+        return sorted(path for path in paths if PATH.fullmatch(path))
 
     def _full(self, path: str) -> str:
         if not PATH.fullmatch(path) or ".." in path.split("/"):

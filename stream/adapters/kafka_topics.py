@@ -106,7 +106,7 @@ class KafkaTopics:
             if name not in cluster.topics:
                 raise StartupRefused("topic_missing", f"{self._names[name]} does not exist; {self._remedy(topic)}")
             self._check_count(cluster, topic)
-        settings = self._settings()
+        settings = self.settings()
         if settings is None:
             unknown = (
                 "the topics' settings cannot be read (the right to describe configurations is missing): not checked"
@@ -130,7 +130,7 @@ class KafkaTopics:
                 "an event and its label must meet in one partition: recreate it with equal counts",
             )
 
-    def _settings(self) -> dict[str, dict[str, str]] | None:
+    def settings(self) -> dict[str, dict[str, str]] | None:
         """Every topic's settings by bare name; None if we may not read them. Raises Unavailable."""
         resources = {bare: ConfigResource(ConfigResource.Type.TOPIC, self._names[bare]) for bare in DECLARATIONS}
         answers = self._admin.describe_configs(list(resources.values()))

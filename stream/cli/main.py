@@ -21,9 +21,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from stream import entity
 from stream.adapters.file_pipelines import LoadedPipeline, load_pipeline
 from stream.adapters.kafka_topics import KafkaTopics
-from stream.cli import provenance, releases
+from stream.cli import backing_up, provenance, releases
 from stream.cli.archiving import archive
 from stream.cli.arguments import Directory, PipelineFile
+from stream.cli.doctor import doctor
 from stream.cli.labelling import label
 from stream.cli.producing import follow, read_drifts
 from stream.cli.producing import produce as send
@@ -496,5 +497,5 @@ def demo(
     run_demo(data, events, rate, directory, console, airflow=airflow)
 
 
-for command in (*releases.COMMANDS, *provenance.COMMANDS, retrain, archive, label):
+for command in (*releases.COMMANDS, *provenance.COMMANDS, *backing_up.COMMANDS, retrain, archive, label, doctor):
     app.command()(command)

@@ -95,13 +95,15 @@ class ScoreStep:
         partitions: int = 1,
     ) -> None:
         """`answered_until`: by topic, the offset up to which an earlier state has given its answers: none is given again.
+        Under `predictions`: likewise of `events`, but dead letters are given again; they do not depend on the model.
+
         `partitions`: of `events`, among which the budget of label requests is divided.
         """
         self._pipeline = pipeline
         self._names = TopicNames.of(pipeline)
         answered = answered_until or {}
         self._answered_until = {topic: answered.get(topic, 0) for topic in ("events", "labels")}
-        self._events_answered = self._answered_until["events"]
+        self._events_answered = max(answered.get("events", 0), answered.get("predictions", 0))
         self._partition = partition
         self.meta = msgspec.json.decode(acquired.meta, type=Meta) if acquired.meta else Meta()
         self._events_topic = self._names.events
