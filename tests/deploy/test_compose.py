@@ -193,7 +193,8 @@ class Here:
 
     def localised(self, text: str) -> str:
         for there, here in self.replaced.items():
-            text = re.sub(rf"(?<![\w/]){re.escape(there)}(?!\d)", here.replace("\\", "\\\\"), text)
+            before = r"(?<![\w/.-])" if there.startswith("/") else r"(?<![\w.-])"
+            text = re.sub(rf"{before}{re.escape(there)}(?![\w-])", lambda _, here=here: here, text)
         return text
 
     def environment(self, service: str, **more: str) -> dict[str, str]:
