@@ -19,6 +19,7 @@ DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "bench" / "README.md",
+    ROOT / "examples" / "README.md",
     *ROOT.glob("docs/**/*.md"),
     *ROOT.glob("schemas/*.md"),
 ]
