@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from stream.core.digest import state_digest
+from stream.core.distributions import Distributions
 from stream.core.drifting import DriftWatch, segment_values, told_apart
 from stream.core.evaluating import Baselines, Evaluation
 from stream.core.examples import LEARNED, ExampleParser, Follower, Pupil
@@ -55,6 +56,7 @@ class LearnState(msgspec.Struct):
     start: int = 0  # offset at which the champion's base begins
     learned: int = 0
     slots: SlotsState = msgspec.field(default_factory=SlotsState)
+    distributions: bytes = b""
 
 
 class SlotState(msgspec.Struct):
@@ -85,6 +87,7 @@ class LearnStep:
         self._evaluation = Evaluation(pipeline.task, window, pipeline.alert_share)
         self._segments: dict[str, dict[str, Evaluation]] = {name: {} for name in pipeline.segments}
         self._drift = DriftWatch(pipeline, shard)
+        self._distributions = _distributions(pipeline)
         self._baselines = Baselines(pipeline.task)
         self._high_water: dict[int, int] = {}
         self.counts: dict[str, int] = {}
@@ -117,6 +120,9 @@ class LearnStep:
         self._drift = DriftWatch(self._pipeline, self._shard)
         if state.drift:
             self._drift.restore(state.drift, self._extra_allowed)
+        self._distributions = _distributions(self._pipeline)
+        if state.distributions:
+            self._distributions.restore(state.distributions)
         self._baselines = Baselines.from_state(state.baselines)
         self._high_water = state.high_water
         self.counts = state.counts
@@ -186,6 +192,7 @@ class LearnStep:
                 self._count("drifts")
                 key = self._pipeline.name.encode()
                 out.append(Outgoing("drifts", 0, key, msgspec.json.encode(drift), record.timestamp_ms))
+        self._distributions.add(example.features, example.occurred_at_ms)
         self._baselines.update(example.label)
         if self.slots.state.trial is not None:
             self.slots.judge(example, self.offset, record.timestamp_ms)
@@ -276,6 +283,7 @@ class LearnStep:
             champion.start,
             champion.learned,
             self.slots.state,
+            self._distributions.to_state(),
         )
         sealed = {CHAMPION: self._seal(champion, models[CHAMPION], digest, msgspec.msgpack.encode(state))}
         for slot, pupil in self.slots.others():
@@ -323,9 +331,15 @@ class LearnStep:
                     for name, judged in self._segments.items()
                 },
                 "drift": self._drift.report(),
+                "features": self._distributions.report(),
                 **self.slots.report(self.offset),
             }
         )
+
+
+def _distributions(pipeline: Pipeline) -> Distributions:
+    windows = {feature.name: feature.window_ms for feature in pipeline.entity_features if feature.window}
+    return Distributions({name: windows.get(name, 0) for name in pipeline.feature_names})
 
 
 def _check_origin(header: SnapshotHeader, pipeline: str, shard: int, configuration: str) -> None:
