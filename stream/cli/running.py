@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from stream.core.evaluating import KEY_FIGURE
 from stream.errors import ConfigurationError, DriftloopError, Unavailable
 from stream.local.airflow import AIRFLOW_PYTHON, AirflowServer
 from stream.local.process import Child, Reaper, wait_until, write_private
+from stream.local.servers import free_port
 from stream.local.stack import Stack
 from stream.messages import Drift
 from stream.pipeline import Pipeline
@@ -155,8 +156,16 @@ def supervise(
     logs = directory / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     roles = ["learn", *(f"score-{number}" for number in range(1, score + 1))]
+    ports = _web_ports(settings, roles)
     children = [
-        Child(role, worker_command(pipeline_file, role.split("-")[0]), logs / f"{role}.log", reaper) for role in roles
+        Child(
+            role,
+            worker_command(pipeline_file, role.split("-")[0]),
+            logs / f"{role}.log",
+            reaper,
+            {**os.environ, "DRIFTLOOP_WEB_PORT": str(ports[role])},
+        )
+        for role in roles
     ]
     failures: dict[str, list[float]] = {child.name: [] for child in children}
     try:
@@ -165,6 +174,8 @@ def supervise(
         console.print(
             f"[bold]{pipeline.name}[/] is up: {', '.join(roles)} (logs in {logs}); Ctrl-C stops it", highlight=False
         )
+        console.print(f"page: [bold]{_url(settings, ports['learn'])}[/]", highlight=False)
+        console.print(f"metrics: {', '.join(f'{role} at port {ports[role]}' for role in roles)}", style="dim")
         while not stop.wait(0.2):
             for child in children:
                 if not child.running():
@@ -178,6 +189,17 @@ def supervise(
                 child.signal(signal.SIGTERM)
         for child in children:
             child.stop(40.0)
+
+
+def _web_ports(settings: Settings, roles: Sequence[str]) -> dict[str, int]:
+    """A port for each worker: the first has the configured one, if there is one."""
+    return {role: (not i and settings.web_port) or free_port() for i, role in enumerate(roles)}
+
+
+def _url(settings: Settings, port: int) -> str:
+    host = settings.web_host
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
 def _restart(child: Child, failures: list[float], console: Console) -> None:
@@ -228,9 +250,14 @@ def demo(data: str, events: int, rate: float | None, directory: Path, console: C
         os.environ.update({k: v for k, v in stack.environment().items() if k.startswith("DRIFTLOOP_")})
         settings = load_settings()
         KafkaTopics(settings.kafka(), TopicNames.of(pipeline)).create(settings.partitions, 1)
-        workers = [stack.add(role, worker_command(pipeline_file, role)) for role in ("learn", "score")]
+        ports = _web_ports(settings, ("learn", "score"))
+        workers = [
+            stack.add(role, worker_command(pipeline_file, role), DRIFTLOOP_WEB_PORT=str(port))
+            for role, port in ports.items()
+        ]
         console.print("starting a score and a learn worker ...", style="dim")
         _await_workers(settings, pipeline.name, workers)
+        console.print(f"page: [bold]{_url(settings, ports['learn'])}[/]", highlight=False)
         records = read_source(
             pipeline,
             source,

@@ -1,7 +1,7 @@
 """How the features are distributed: when they were first seen, and now. For people; drift detection has ranks of its own.
 
-"Then" are the first 512 examples, of a window of history the first after that window has passed; "now" are the last 512.
-Both are counted in the same bins, which "then" fixes.
+"Then" are the first 2,048 examples, of a window of history the first after that window has passed; "now" are the last 2,048.
+Of both, every fourth is counted, in the same bins, which "then" fixes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import msgspec
 
 __all__ = ["FEATURES_MAX", "SAMPLE", "Bins", "Distributions"]
 
-SAMPLE = 512
+SAMPLE = 512  # examples that are counted ...
+EVERY = 4  # ... one in so many
 FEATURES_MAX = 40  # shown; the others are left out
 VALUES_MAX = 8  # texts that have a bin of their own
 WHOLE_MAX = 24  # whole numbers in so small a range have a bin each
 INNER = 12  # bins of other numbers between the first and the last hundredth
 TEXT_MAX = 40  # characters of a value
-REFRESH = 64  # examples after which "now" is counted anew
+REFRESH = 256  # examples after which "now" is counted anew
 
 
 class Bins(msgspec.Struct, omit_defaults=True):
@@ -118,11 +119,13 @@ class Distributions:
 
     def add(self, features: dict[str, Any], occurred_at_ms: int) -> None:
         """The features of one example."""
-        self._recent.append(features)
         self._count += 1
+        if self._count % EVERY:
+            return
+        self._recent.append(features)
         if self._began_ms < 0:
             self._began_ms = occurred_at_ms
-        if self._count % SAMPLE == 0 and len(self._then) < len(self._windows):
+        if self._count % (EVERY * SAMPLE) == 0 and len(self._then) < len(self._windows):
             age_ms = occurred_at_ms - self._began_ms
             for name, window_ms in self._windows.items():
                 if name not in self._then and age_ms >= window_ms:
@@ -130,7 +133,7 @@ class Distributions:
 
     def report(self) -> msgspec.Raw:
         """JSON: a list with bins, and what part of the examples lay and lies in each, per feature."""
-        if self._count - self._shown_at >= REFRESH and len(self._recent) >= REFRESH:
+        if self._count - self._shown_at >= REFRESH and len(self._recent) >= SAMPLE // 8:
             self._shown_at = self._count
             shown = []
             for name, bins in self._then.items():

@@ -151,7 +151,7 @@ class Telemetry:
             return
         self.status = await self._read_status()
         if time.monotonic() >= self._next_point_s:
-            self._next_point_s = time.monotonic() + POINT_S
+            self._next_point_s = time.monotonic() + POINT_S - REPORT_S  # it is looked at every two seconds
             await self._add_point(now_ms)
 
     def _partition(self, number: int, look: PartitionLook) -> PartitionReport:

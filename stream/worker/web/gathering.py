@@ -159,7 +159,7 @@ class Gatherer:
             if its == before.get(topic) and topic in self._records:
                 records[topic] = self._records[topic]
             else:
-                records[topic] = tails.last(topic, its, count)[-count:]
+                records[topic] = _fairly(tails.last(topic, its, count), count)
         return partitions, ends, records
 
     # -- showing -----------------------------------------------------------------------------------------------------
@@ -188,6 +188,16 @@ class Gatherer:
             "drifts": showing.drifts(self._records.get("drifts", [])),
             "releases": showing.releases(self._records.get("releases", [])),
         }
+
+
+def _fairly(records: list[Record], count: int) -> list[Record]:
+    """The newest, of every partition as many: one partition may be a moment ahead of the others."""
+    by_partition: dict[int, list[Record]] = {}
+    for record in records:
+        by_partition.setdefault(record.partition, []).append(record)
+    each = -(-count // max(1, len(by_partition)))
+    kept = [record for its in by_partition.values() for record in its[-each:]]
+    return sorted(kept, key=lambda record: (record.timestamp_ms, record.partition, record.offset))[-count:]
 
 
 def _points(stored: list[bytes]) -> list[Point]:

@@ -33,6 +33,15 @@ export function ticks(low, high, count) {
   return found;
 }
 
+const STEPS_S = [5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400];
+
+export function timeTicks(low, high, count) {
+  const step = 1e3 * (STEPS_S.find((s) => (high - low) / 1e3 / s <= count) ?? 86400 * Math.ceil((high - low) / 864e5 / count));
+  const zone = new Date(low).getTimezoneOffset() * 6e4, found = [];
+  for (let t = Math.ceil((low - zone) / step) * step + zone; t <= high; t += step) found.push(t);
+  return found;
+}
+
 export function compact(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   const size = Math.abs(value);
@@ -47,7 +56,7 @@ function empty(container, text) {
 }
 
 // series: [{name, cls, points: [[x, y|null], ...]}]; marks: [{x, cls, title, to}]; levels: [{y, cls, text}]
-export function lines(container, { series, marks = [], levels = [], label, xText = compact, yText = compact, yZero = false, yMax = null, logarithmic = false, none = "No figures yet.", xTicks = 5 }) {
+export function lines(container, { series, marks = [], levels = [], label, xText = compact, yText = compact, yZero = false, yMax = null, logarithmic = false, none = "No figures yet.", xTicks = 5, xMarks = ticks }) {
   const shown = series.flatMap((s) => s.points.filter(([, y]) => y !== null && y !== undefined && Number.isFinite(y)));
   if (shown.length < 2) return empty(container, none);
   const [root, width, height] = canvas(container, label);
@@ -71,7 +80,7 @@ export function lines(container, { series, marks = [], levels = [], label, xText
     root.append(svg("line", { x1: left, x2: right, y1: y, y2: y, class: "grid-line" }), svg("text", { x: left - 6, y: y + 4, "text-anchor": "end" }, texts[i]));
   });
   root.append(svg("line", { x1: left, x2: right, y1: bottom, y2: bottom, class: "axis" }));
-  const inner = ticks(first, last, Math.max(2, Math.min(xTicks, Math.floor(width / 90))));
+  const inner = xMarks(first, last, Math.max(2, Math.min(xTicks, Math.floor(width / 90))));
   for (const t of inner) {
     const at = X(t), anchor = at > right - 20 ? "end" : at < left + 12 ? "start" : "middle";
     root.append(svg("text", { x: at, y: height - 5, "text-anchor": anchor }, xText(t)));

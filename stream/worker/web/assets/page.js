@@ -1,5 +1,5 @@
 // The live page: what the worker sends by server-sent events, drawn anew where it has changed.
-import { bins, compact, contribution, el, lines, percent } from "./charts.js";
+import { bins, compact, contribution, el, lines, percent, timeTicks } from "./charts.js";
 
 const $ = (id) => document.getElementById(id);
 const WORDS = {
@@ -144,7 +144,7 @@ function segments() {
   for (const [, chart, s] of made) {
     const values = course?.segments?.[s.segment]?.[s.value];
     const points = values ? course.offset.map((x, i) => [x, values[i]]) : [];
-    lines(chart, { series: [{ cls: "c-blue", points }], marks: lost, label: `${word(state.key)} where ${s.segment} is ${s.value}: ${figure(s.figure)}`, none: `${whole(s.labels)} labels`, xTicks: 3 });
+    lines(chart, { series: [{ cls: "c-blue", points }], marks: lost, label: `${word(state.key)} where ${s.segment} is ${s.value}: ${figure(s.figure)}`, none: s.figure === null ? `Undefined over the last ${whole(s.window)} labels.` : `${whole(s.labels)} labels`, xTicks: 3 });
   }
 }
 
@@ -209,10 +209,11 @@ function partitions() {
 function flowCharts() {
   const at = course?.at_ms ?? [];
   const over = (name, by = 1) => at.map((x, i) => [x, course[name][i] === null ? null : course[name][i] * by]);
-  const minute = (ms) => clock(ms).slice(0, 5);
-  lines($("rate-chart"), { series: [{ cls: "c-blue", points: over("per_s") }], yZero: true, xText: minute, xTicks: 3, label: "events per second over time" });
+  const short = at.length > 1 && at.at(-1) - at[0] < 3e5;
+  const minute = (ms) => clock(ms).slice(0, short ? 8 : 5);
+  lines($("rate-chart"), { series: [{ cls: "c-blue", points: over("per_s") }], yZero: true, xText: minute, xTicks: 3, xMarks: timeTicks, label: "events per second over time" });
   legend("latency-legend", [["median", "c-blue"], ["99 %", "c-purple"]]);
-  lines($("latency-chart"), { series: [{ cls: "c-purple", points: over("p99_s", 1e3) }, { cls: "c-blue", points: over("p50_s", 1e3) }], yZero: true, xText: minute, xTicks: 3, label: "latency in milliseconds over time, median and 99 %" });
+  lines($("latency-chart"), { series: [{ cls: "c-purple", points: over("p99_s", 1e3) }, { cls: "c-blue", points: over("p50_s", 1e3) }], yZero: true, xText: minute, xTicks: 3, xMarks: timeTicks, label: "latency in milliseconds over time, median and 99 %" });
 }
 
 function labels() {
@@ -227,15 +228,16 @@ function labels() {
 function features() {
   const all = [...(state.learner?.features ?? [])].sort((a, b) => b.distance - a.distance);
   $("features-note").replaceChildren(
-    all.length ? el("span", { class: "legend" }, el("span", { class: "c-then" }, "then: the first 512 examples"), el("span", { class: "c-blue" }, "now: the last 512"))
-      : "They come after 512 labels; features over a window of history after that window.");
+    all.length ? el("span", { class: "legend" }, el("span", { class: "c-then" }, "then: the first 2,048 examples"), el("span", { class: "c-blue" }, "now: the last 2,048"))
+      : "They come after 2,048 labels; features over a window of history after that window.");
   const made = all.map((f) => [...card(f.name, f.now.length ? `${percent(f.distance)} moved` : "", "small", f.distance >= 0.25), f]);
   $("distributions").replaceChildren(...made.map(([node]) => node));
   for (const [, chart, f] of made) {
     const values = f.values ?? [], edges = f.edges ?? [];
-    const numbers = edges.length > 0;
-    const names = numbers ? [`below ${compact(edges[0])}`, ...edges.slice(1).map((e, i) => `${compact(edges[i])} to ${compact(e)}`), `above ${compact(edges.at(-1))}`] : [...values, "all others"];
-    const axis = numbers ? [{ at: 1 / names.length, text: compact(edges[0]), anchor: "start" }, { at: 1 - 1 / names.length, text: compact(edges.at(-1)), anchor: "end" }]
+    const numbers = edges.length > 0, counts = numbers && edges.every((e, i) => Math.abs(e % 1) === 0.5 && (!i || e - edges[i - 1] === 1));
+    const [low, high] = counts ? [edges[0] + 0.5, edges.at(-1) - 0.5] : [edges[0], edges.at(-1)];
+    const names = counts ? [`below ${low}`, ...edges.slice(1).map((e) => compact(e - 0.5)), `above ${high}`] : numbers ? [`below ${compact(edges[0])}`, ...edges.slice(1).map((e, i) => `${compact(edges[i])} to ${compact(e)}`), `above ${compact(edges.at(-1))}`] : [...values, "all others"];
+    const axis = numbers ? [{ at: 1 / names.length, text: compact(low), anchor: "start" }, { at: 1 - 1 / names.length, text: compact(high), anchor: "end" }]
       : [{ at: 0, text: values.slice(0, 2).join(", ").slice(0, 26), anchor: "start" }];
     bins(chart, { names, then: f.then, now: f.now, axis, label: `${f.name}: ${f.now.length ? percent(f.distance) : "0 %"} of the examples lie elsewhere than then` });
   }
