@@ -6,7 +6,7 @@ Of both, every fourth is counted, in the same bins, which "then" fixes.
 
 from __future__ import annotations
 
-import math
+from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -45,16 +45,11 @@ class Bins(msgspec.Struct, omit_defaults=True):
         return [*counts, sum(found.values())]
 
     def _of_numbers(self, column: Sequence[Any]) -> list[int]:
-        low, high, last = self.edges[0], self.edges[-1], len(self.edges) - 2
-        width = (high - low) / (last + 1)
-        counts = [0] * (last + 3)
+        edges = self.edges
+        last = len(edges) - 1
+        counts = [0] * (last + 2)
         for value in _numbers(column):
-            if value < low:
-                counts[0] += 1
-            elif value > high:
-                counts[-1] += 1
-            else:
-                counts[1 + min(int((value - low) / width), last)] += 1
+            counts[last if value == edges[last] else bisect_right(edges, value)] += 1
         return counts
 
 
@@ -90,15 +85,15 @@ def bins_of(column: Sequence[Any], at_ms: int) -> Bins:
 def _edges(ordered: Sequence[float]) -> list[float]:
     last = len(ordered) - 1
     low, high = ordered[round(0.01 * last)], ordered[round(0.99 * last)]
-    if all(value.is_integer() for value in ordered) and high - low < WHOLE_MAX:
+    small = max(-low, high) < 1e9
+    if small and high - low < WHOLE_MAX and all(value.is_integer() for value in ordered):
         return [low - 0.5 + i for i in range(int(high - low) + 2)]
-    if not high > low:
-        low, high = low - 0.5, low + 0.5
     width = (high - low) / INNER
-    if not math.nextafter(low, math.inf) < low + width:  # so narrow that bins would be empty
-        low, high = low - 0.5, low + 0.5
-        width = 1.0 / INNER
-    return [float(f"{low + width * i:.6g}") for i in range(INNER)] + [float(f"{high:.6g}")]
+    edges = sorted({float(f"{low + width * i:.6g}") for i in range(INNER + 1)})
+    if len(edges) > 1:
+        return edges
+    around = max(0.5, abs(low) * 1e-3)
+    return [low - around, low + around]
 
 
 class Distributions:
@@ -139,7 +134,9 @@ class Distributions:
             for name, bins in self._then.items():
                 now = bins.shares([x[name] for x in self._recent])
                 moved = sum(abs(a - b) for a, b in zip(bins.then, now, strict=True)) / 2
-                shown.append({"name": name, **msgspec.to_builtins(bins), "now": now, "distance": round(moved, 4)})
+                shown.append(
+                    {"name": name, **msgspec.to_builtins(bins), "now": now, "distance": min(1.0, round(moved, 4))}
+                )
             self._shown = msgspec.Raw(msgspec.json.encode(shown))
         return self._shown
 
