@@ -37,8 +37,8 @@ install-airflow: .venv-airflow/.installed  ## .venv-airflow: Airflow and what it
 	@touch $@
 
 check: install  ## format, lint, types, import directions
-	$(BIN)/ruff format --check stream dags tests examples bench
-	$(BIN)/ruff check stream dags tests examples bench
+	$(BIN)/ruff format --check stream dags tests examples bench docs deploy
+	$(BIN)/ruff check stream dags tests examples bench docs deploy
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -70,10 +70,16 @@ bench-peers: install .venv-bench-quix/.installed .venv-bench-bytewax/.installed 
 	fi
 	@touch $@
 
+dashboard: install  ## write deploy/grafana/dashboard.json anew
+	$(BIN)/python deploy/grafana/make_dashboard.py
+
+screenshots: install  ## docs/images/ anew, from a running stack; needs Chromium
+	PYTHONPATH=. $(BIN)/python docs/screenshots.py
+
 schemas: install  ## write schemas/ anew from stream/messages.py
 	$(BIN)/python -m stream.contracts
 
 clean:  ## remove what was installed and what the local stack stored
 	rm -rf $(VENV) .venv-airflow .venv-bench-quix .venv-bench-bytewax .driftloop
 
-.PHONY: help install install-airflow check test test-quick demo demo-quick bench bench-peers schemas clean
+.PHONY: help install install-airflow check test test-quick demo demo-quick bench bench-peers dashboard screenshots schemas clean

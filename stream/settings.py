@@ -87,6 +87,10 @@ class Settings(BaseSettings):
         "AZURE_... variables)",
     )
 
+    web_port: int = Field(0, ge=0, le=65_535, description="of the live page and the metrics of a worker; 0: neither")
+    web_host: str = Field("127.0.0.1", description="the address that they are served at; there is no login")
+    log_format: Literal["text", "json"] = Field("text", description="of a worker's log, one line each")
+
     crash_at: str | None = Field(None, description="tests only: kill this process at a named point, point[:nth]")
 
     def redis(self) -> dict[str, Any]:

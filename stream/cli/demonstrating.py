@@ -20,7 +20,7 @@ from rich.text import Text
 from stream.adapters.file_pipelines import load_pipeline
 from stream.adapters.kafka_topics import KafkaTopics
 from stream.cli.producing import produce, read_drifts
-from stream.cli.running import airflow_beside, interruptible, worker_command
+from stream.cli.running import airflow_beside, interruptible, page_url, web_ports, worker_command
 from stream.cli.showing import PipelineStatus, drift_text, quality_table, read_status, status_view
 from stream.cli.sources import Columns, Produced, read_source
 from stream.core.evaluating import KEY_FIGURE
@@ -80,9 +80,14 @@ def demo(
             os.environ.update(LOOP_AIRFLOW)
         settings = load_settings()
         KafkaTopics(settings.kafka(), TopicNames.of(pipeline)).create(settings.partitions, 1)
-        workers = [stack.add(role, worker_command(pipeline_file, role)) for role in ("learn", "score")]
+        ports = web_ports(settings, ("learn", "score"))
+        workers = [
+            stack.add(role, worker_command(pipeline_file, role), DRIFTLOOP_WEB_PORT=str(port))
+            for role, port in ports.items()
+        ]
         console.print("starting a score and a learn worker ...", style="dim")
         _await_workers(settings, pipeline.name, workers)
+        console.print(f"page: [bold]{page_url(settings, ports['learn'])}[/]", highlight=False)
         story = _Story(pipeline.task)
         with airflow_beside(pipeline, pipeline_file, directory, stack.reaper, console, wanted=airflow) as server:
             if server is None:

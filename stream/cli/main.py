@@ -42,6 +42,7 @@ from stream.cli.sources import Columns, Produced, read_source
 from stream.errors import ConfigurationError, DriftloopError, StartupRefused
 from stream.settings import Settings, load_settings
 from stream.topics import TopicNames
+from stream.worker.logs import JsonFormatter, text_formatter
 
 __all__ = ["app", "run"]
 
@@ -106,10 +107,9 @@ def worker(
     """Run one worker: score (events to predictions) or learn (examples to a better model)."""
     if role not in ("score", "learn"):
         raise ConfigurationError("--role", role, "use score or learn")
+    settings = load_settings()
     handler = logging.StreamHandler()
-    # The code is stable and documented in docs/operating.md; most lines have none.
-    words = "%(asctime)s %(levelname)s %(name)s [%(code)s] %(message)s"
-    handler.setFormatter(logging.Formatter(words, defaults={"code": "-"}))
+    handler.setFormatter(JsonFormatter(role, pipeline_file.stem) if settings.log_format == "json" else text_formatter())
     logging.basicConfig(level=log_level.upper(), handlers=[handler])
     logging.getLogger("stream").setLevel(min(logging.INFO, logging.getLogger().level))
     for noisy in ("faust", "mode", "aiokafka", "stream.worker.transport", "stream.worker.app"):
@@ -119,7 +119,6 @@ def worker(
 
     loaded = load_pipeline(pipeline_file)
     _rehearse(loaded)
-    settings = load_settings()
 
     async def live() -> int:
         return await run_worker(await create_worker(loaded.pipeline, role, settings, loaded.allowed))

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from stream.core.beginning import Beginning
 from stream.errors import DriftloopError
 from stream.local.airflow import AIRFLOW_PYTHON, AirflowServer
 from stream.local.process import Child, Reaper, write_private
+from stream.local.servers import free_port
 from stream.local.stack import Stack
 from stream.pipeline import Pipeline
 from stream.settings import Settings, load_settings
@@ -127,8 +128,16 @@ def supervise(
     logs = directory / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     roles = ["learn", *(f"score-{number}" for number in range(1, score + 1))]
+    ports = web_ports(settings, roles)
     children = [
-        Child(role, worker_command(pipeline_file, role.split("-")[0]), logs / f"{role}.log", reaper) for role in roles
+        Child(
+            role,
+            worker_command(pipeline_file, role.split("-")[0]),
+            logs / f"{role}.log",
+            reaper,
+            {**os.environ, "DRIFTLOOP_WEB_PORT": str(ports[role])},
+        )
+        for role in roles
     ]
     failures: dict[str, list[float]] = {child.name: [] for child in children}
     try:
@@ -137,6 +146,8 @@ def supervise(
         console.print(
             f"[bold]{pipeline.name}[/] is up: {', '.join(roles)} (logs in {logs}); Ctrl-C stops it", highlight=False
         )
+        console.print(f"page: [bold]{page_url(settings, ports['learn'])}[/]", highlight=False)
+        console.print(f"metrics: {', '.join(f'{role} at port {ports[role]}' for role in roles)}", style="dim")
         while not stop.wait(0.2):
             for child in children:
                 if not child.running():
@@ -150,6 +161,17 @@ def supervise(
                 child.signal(signal.SIGTERM)
         for child in children:
             child.stop(40.0)
+
+
+def web_ports(settings: Settings, roles: Sequence[str]) -> dict[str, int]:
+    """A port for each worker: the first has the configured one, if there is one."""
+    return {role: (not i and settings.web_port) or free_port() for i, role in enumerate(roles)}
+
+
+def page_url(settings: Settings, port: int) -> str:
+    host = settings.web_host
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
 def _restart(child: Child, failures: list[float], console: Console) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from stream.core.digest import state_digest
+from stream.core.distributions import Distributions
 from stream.core.drifting import DriftWatch, segment_values, told_apart
 from stream.core.evaluating import Baselines, Evaluation
 from stream.core.examples import LEARNED, ExampleParser, Follower, Pupil
@@ -63,6 +64,7 @@ class LearnState(msgspec.Struct):
     sources: dict[str, list[int]] = {}
     unbiased: bytes = b""
     delays: Delays = msgspec.field(default_factory=Delays)
+    distributions: bytes = b""
 
 
 class SlotState(msgspec.Struct):
@@ -93,6 +95,7 @@ class LearnStep:
         self._evaluation = Evaluation(pipeline.task, window, pipeline.alert_share)
         self._segments: dict[str, dict[str, Evaluation]] = {name: {} for name in pipeline.segments}
         self._drift = DriftWatch(pipeline, shard)
+        self._distributions = _distributions(pipeline)
         self._baselines = Baselines(pipeline.task)
         self._delays = Delays()
         self._sources = LabelSources()
@@ -130,6 +133,9 @@ class LearnStep:
         self._drift = DriftWatch(self._pipeline, self._shard)
         if state.drift:
             self._drift.restore(state.drift, self._extra_allowed)
+        self._distributions = _distributions(self._pipeline)
+        if state.distributions:
+            self._distributions.restore(state.distributions)
         self._baselines = Baselines.from_state(state.baselines)
         self._delays = state.delays
         self._sources = LabelSources(state.sources)
@@ -209,6 +215,7 @@ class LearnStep:
                 self._count("drifts")
                 key = self._pipeline.name.encode()
                 out.append(Outgoing("drifts", 0, key, msgspec.json.encode(drift), record.timestamp_ms))
+        self._distributions.add(example.features, example.occurred_at_ms)
         self._baselines.update(example.label)
         if self.slots.state.trial is not None:
             self.slots.judge(example, self.offset, record.timestamp_ms)
@@ -302,6 +309,7 @@ class LearnStep:
             self._sources.counts,
             self._unbiased.to_state() if self._unbiased is not None else b"",
             self._delays,
+            self._distributions.to_state(),
         )
         sealed = {CHAMPION: self._seal(champion, models[CHAMPION], digest, msgspec.msgpack.encode(state))}
         for slot, pupil in self.slots.others():
@@ -355,9 +363,15 @@ class LearnStep:
                 "drift": self._drift.report(),
                 "label_sources": self._sources.report(),
                 "label_delay_ms": self._delays.report(),
+                "features": self._distributions.report(),
                 **self.slots.report(self.offset),
             }
         )
+
+
+def _distributions(pipeline: Pipeline) -> Distributions:
+    windows = {feature.name: feature.window_ms for feature in pipeline.entity_features if feature.window}
+    return Distributions({name: windows.get(name, 0) for name in pipeline.feature_names})
 
 
 def _check_origin(header: SnapshotHeader, pipeline: str, shard: int, configuration: str) -> None:

@@ -96,6 +96,10 @@ class LearnShard(Owner):
         """Up to where the stored snapshot has learned."""
         return {"examples": max(self._committed_offset, self.started.get("examples", 0))}
 
+    @property
+    def counts(self) -> dict[str, int]:
+        return self._step.counts
+
     async def run(self) -> None:
         """Work until stopped. Raises Fenced, Conflict."""
         while not self._stopping:

@@ -54,6 +54,11 @@ class Owner:
         raise NotImplementedError
 
     @property
+    def counts(self) -> dict[str, int]:
+        """What the state has counted, by name."""
+        raise NotImplementedError
+
+    @property
     def received(self) -> int:
         """Every record that was given to this owner."""
         return self._taken + len(self._queue)

@@ -34,6 +34,8 @@ from stream.worker.owner import Owner, retrying
 from stream.worker.releasing import Desk, ReadExamples
 from stream.worker.score import ScorePartition
 from stream.worker.stopwatch import Stopwatch
+from stream.worker.telemetry import PartitionLook, Telemetry
+from stream.worker.web.serving import WebThread
 
 __all__ = ["LearnRole", "ScoreRole"]
 
@@ -75,6 +77,8 @@ class _Role:
         self._background: list[asyncio.Task[None]] = []
         self._crash_point = CrashPoints(settings.crash_at)
         self._app: Any = None
+        self._telemetry: Telemetry | None = None
+        self._web: WebThread | None = None
 
     # -- transport.Ownership ---------------------------------------------------------------------------------------
 
@@ -116,9 +120,20 @@ class _Role:
         self._app = app
         self._background.append(asyncio.create_task(self._watchdog()))
 
+    def tell(self, telemetry: Telemetry, web: WebThread | None) -> None:
+        """From now on others are told how this worker is, also while it waits for a first model."""
+        self._telemetry, self._web = telemetry, web
+        self._background += [asyncio.create_task(telemetry.look()), asyncio.create_task(telemetry.tell())]
+        if web is not None:
+            web.start()
+
     async def close(self) -> None:
         for task in self._background:
             task.cancel()
+        if self._web is not None:
+            await self._web.close()
+        if self._telemetry is not None:
+            await self._telemetry.close()
         await asyncio.gather(*(self._release(number) for number in list(self._owned)))
         await self._publisher.close()
         await self._models.close()
@@ -199,6 +214,19 @@ class _Role:
         for (topic, partition), offset in self.offsets().items():
             lag += max(0, consumer.highwater(TP(topic, partition)) - offset)
         return lag
+
+    def look(self) -> dict[int, PartitionLook]:
+        """What this worker owns, for its metrics and the page."""
+        return {number: self._look(number, owned) for number, owned in self._owned.items()}
+
+    def _look(self, number: int, owned: Any) -> PartitionLook:
+        ends = {
+            topic: max(
+                self._app.consumer.highwater(TP(self._names[topic], number)), self._ends.get((topic, number), -1)
+            )
+            for topic in self.topics
+        }
+        return PartitionLook(dict(owned.offsets), ends, dict(owned.counts), owned.commits)
 
     def _log_ends(self) -> int:
         return sum(self._app.consumer.highwater(TP(*partition)) for partition in self.offsets())
@@ -372,6 +400,16 @@ class ScoreRole(_Role):
         """Of a topic of which nothing was read yet: from where the state is to begin."""
         return await super()._checked(
             topic, number, stored if stored is not None else self._beginning.starts.get((topic, number))
+        )
+
+    def _look(self, number: int, owned: ScorePartition) -> PartitionLook:
+        now_s = time.monotonic()
+        return msgspec.structs.replace(
+            super()._look(number, owned),
+            scoring=(list(owned.scoring.counts), owned.scoring.sum_s),
+            age=(list(owned.age.counts), owned.age.sum_s),
+            scoring_recent=owned.scoring.recent(now_s),
+            age_recent=owned.age.recent(now_s),
         )
 
     def _log_end(self, number: int) -> Callable[[str], int]:

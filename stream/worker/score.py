@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,6 +19,7 @@ from stream.core.scoring import ERROR_HEADER, LiveModel, ScoreStep
 from stream.errors import Fenced, StartupRefused
 from stream.pipeline import Pipeline
 from stream.ports import Acquired, Commit, Outgoing, Publisher, StateStore
+from stream.worker.latencies import Latencies
 from stream.worker.owner import Owner, retrying
 
 __all__ = ["ScorePartition"]
@@ -30,6 +32,7 @@ ALIGN_WAIT_S = 5.0  # one topic waits so long for records of the other that are 
 HELD_MAX = 50_000  # events in memory while they wait for labels; beyond that fetching stops
 LABELS_HIGH, LABELS_LOW = 4_000, 1_000  # labels waiting for their time: fetching them pauses and goes on
 BREAKER_RECORDS_MIN = 200  # of a micro-batch; a handful of bad records in a row is nothing
+AGE_MAX_S = 3_600.0  # of an event; one that is older was not made now, and its age says nothing of us
 UNPUBLISHED_MAX = 64  # micro-batches in the outbox before the next one waits for Kafka
 
 _decode_outbox = msgspec.msgpack.Decoder(list[Outgoing]).decode
@@ -67,6 +70,8 @@ class ScorePartition(Owner):
         self._crash_point = crash_point
         self._labels: deque[Record] = deque()  # the queue holds the events
         self._label_arrivals: deque[float] = deque()  # when each waiting label came, loop time
+        self._fetches: deque[tuple[float, int, int, int]] = deque()  # time, offset after it, events, oldest timestamp
+        self.scoring, self.age = Latencies(), Latencies()  # from fetch, and from the event's timestamp, to publication
         self._seen_ms = -1  # Kafka timestamp of the newest event taken
         self._publishing: asyncio.Task[None] | None = None
         self._published_up_to = 0
@@ -101,6 +106,8 @@ class ScorePartition(Owner):
     def _accept(self, topic: str, records: Sequence[Record]) -> None:
         if topic == "events":
             self._queue.extend(records)
+            if records:
+                self._fetches.append((time.monotonic(), records[-1].offset + 1, len(records), records[0].timestamp_ms))
             return
         self._labels.extend(records)
         self._label_arrivals.extend([asyncio.get_running_loop().time()] * len(records))
@@ -158,7 +165,8 @@ class ScorePartition(Owner):
             await asyncio.shield(self._publishing)  # the outbox is bounded: Kafka is slow or away
         if outgoing:
             before = self._publishing
-            self._publishing = asyncio.create_task(self._publish(before, outgoing, self._lease.sequence))
+            until = step.meta.offsets.get("events", 0)
+            self._publishing = asyncio.create_task(self._publish(before, outgoing, self._lease.sequence, until))
 
     def _check_share(self, records: int, outgoing: list[Outgoing]) -> None:
         """The circuit breaker: that nearly all is wrong is more likely our mistake than theirs."""
@@ -180,7 +188,9 @@ class ScorePartition(Owner):
         self.commits += 1
         self._trimmed_up_to = max(self._trimmed_up_to, commit.published_up_to)
 
-    async def _publish(self, before: asyncio.Task[None] | None, outgoing: list[Outgoing], sequence: int) -> None:
+    async def _publish(
+        self, before: asyncio.Task[None] | None, outgoing: list[Outgoing], sequence: int, until: int
+    ) -> None:
         # Handing over to the producer before waiting for the earlier batch keeps order: it is one queue per partition.
         self._crash_point("score.before_publish")
         await self._publisher.publish(outgoing)
@@ -188,6 +198,21 @@ class ScorePartition(Owner):
             await before
         self._crash_point("score.after_publish")
         self._published_up_to = sequence
+        self._note_latencies(until)
+
+    def _note_latencies(self, until: int) -> None:
+        """Events before this offset are answered."""
+        now_s, fetches = time.monotonic(), self._fetches
+        while fetches and fetches[0][1] <= until:
+            fetched_s, _, events, oldest_ms = fetches.popleft()
+            self.scoring.note(now_s - fetched_s, events, now_s)
+            age_s = time.time() - oldest_ms / 1e3
+            if 0.0 <= age_s < AGE_MAX_S:
+                self.age.note(age_s, events, now_s)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return self._step.meta.counts
 
     async def _trim(self) -> None:
         up_to = self._published_up_to

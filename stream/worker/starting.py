@@ -13,10 +13,12 @@ from redis.exceptions import RedisError
 from stream.adapters.artifact_files import ArtifactFiles
 from stream.adapters.example_log import ExampleLog
 from stream.adapters.kafka_publisher import KafkaPublisher
+from stream.adapters.kafka_tails import KafkaTails
 from stream.adapters.kafka_topics import CheckedTopics, KafkaTopics
 from stream.adapters.redis_connections import redis_client
 from stream.adapters.redis_models import FORGETTING, RedisControl, RedisModelStore, examples_from
 from stream.adapters.redis_state import RedisStateStore
+from stream.adapters.redis_telemetry import RedisTelemetry
 from stream.core.beginning import Beginning
 from stream.core.model_bases import configuration_of
 from stream.errors import StartupRefused, Unavailable
@@ -25,6 +27,10 @@ from stream.settings import Settings
 from stream.topics import INPUTS, TopicNames
 from stream.worker.app import WorkerApp
 from stream.worker.roles import LearnRole, ScoreRole
+from stream.worker.telemetry import Telemetry
+from stream.worker.web.gathering import Gatherer
+from stream.worker.web.metrics import WorkerMetrics, registry
+from stream.worker.web.serving import Server, WebThread
 
 __all__ = ["Claimed", "check_redis", "claim", "create_worker"]
 
@@ -133,5 +139,26 @@ async def create_worker(
         bases = ArtifactFiles(settings.artifact_url, pipeline.name)
         log_of_examples = ExampleLog(settings.kafka(), names, settings.archive_url)
         owner = LearnRole(*shared, claimed.examples_from, bases, log_of_examples.batches)
+    told = RedisTelemetry(redis_client(**settings.redis()), pipeline.name)
+    telemetry = Telemetry(told, role, owner.look, lambda: models.status(0))
+    owner.tell(telemetry, _web(pipeline, settings, names, telemetry) if settings.web_port else None)
     topics = {topic: names[topic] for topic in owner.topics}
     return WorkerApp(f"{pipeline.name}-{role}", owner, topics, settings)
+
+
+def _web(pipeline: Pipeline, settings: Settings, names: TopicNames, telemetry: Telemetry) -> WebThread:
+    """The page and the metrics, with connections of their own."""
+
+    def make() -> tuple[Server, Gatherer]:
+        client = redis_client(**settings.redis())
+        gatherer = Gatherer(
+            pipeline,
+            RedisModelStore(client, pipeline.name),
+            RedisTelemetry(client, pipeline.name),
+            RedisControl(client, pipeline.name),
+            KafkaTails(settings.kafka(), names),
+        )
+        metrics = registry(WorkerMetrics(pipeline.name, pipeline.task, telemetry))
+        return Server(settings.web_host, gatherer, telemetry, metrics), gatherer
+
+    return WebThread(settings.web_host, settings.web_port, make)
