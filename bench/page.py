@@ -27,7 +27,7 @@ from stream.topics import TopicNames
 
 FILE = Path(__file__).parents[1] / "examples" / "payments" / "pipeline.py"
 RATE, FOR_S = 300.0, 20.0
-VIEWERS = (0, 1, 5, 0)
+VIEWERS = (0, 1, 5, 0, 1, 5)
 
 
 def cpu_s(child: Child) -> float:
@@ -46,7 +46,8 @@ def viewer(port: int, read: list[int]) -> Iterator[None]:
 
     def look() -> None:
         while not stop.is_set():
-            read[0] += len(answer.read1(65_536))
+            count = len(answer.read1(65_536))
+            read[0] += count
 
     thread = threading.Thread(target=look)
     thread.start()
