@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Producer
+from playwright.sync_api import Browser, Page
 
 from stream.adapters.artifact_files import ArtifactFiles
 from stream.adapters.file_pipelines import load_pipeline
@@ -37,7 +38,6 @@ FILE = ROOT / "examples" / "payments" / "pipeline.py"
 IMAGES = ROOT / "docs" / "images"
 EVENTS, RATE = 80_000, 400.0
 VIEWS = {"light": ("light", 1280, 900), "dark": ("dark", 1280, 900), "phone": ("light", 390, 844)}
-SECTIONS = {"features": "#features", "models": "#models"}
 
 
 def main() -> None:
@@ -63,8 +63,12 @@ def main() -> None:
             _wait(
                 url, lambda s: s["learner"]["trial"] and s["learner"]["trial"]["stage"] == "canary", "a canary", 240.0
             )
-            time.sleep(15.0)  # the course of the evidence
-            _shoot(url)
+            time.sleep(8.0)  # the course of the evidence
+            with browser() as chromium:
+                _shoot_section(chromium, url, "models")
+                _wait(url, lambda state: _offset(state) > 52_000, "the change", 300.0)
+                _shoot_section(chromium, url, "features")
+                _shoot_pages(chromium, url)
         finally:
             stop.set()
             producing.join()
@@ -115,19 +119,28 @@ def _wait(url: str, condition: Callable[[Any], bool], what: str, timeout_s: floa
     wait_until(lambda: bool((state := _state(url))["learner"] and condition(state)), timeout_s, what)
 
 
-def _shoot(url: str) -> None:
-    with browser() as chromium:
-        for name, (scheme, width, height) in VIEWS.items():
-            page = chromium.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
-            page.goto(url)
-            page.wait_for_selector("#quality-chart svg")
-            page.wait_for_selector("#predictions li dl")
-            page.screenshot(path=IMAGES / f"page-{name}.png")
-            for section, selector in SECTIONS.items() if name == "light" else ():
-                page.locator(selector).screenshot(path=IMAGES / f"page-{section}.png")
-            if os.environ.get("WHOLE"):
-                page.screenshot(path=IMAGES / f"whole-{name}.png", full_page=True)
-            page.close()
+def _open(chromium: Browser, url: str, **options: Any) -> Page:
+    page = chromium.new_page(**options)
+    page.goto(url)
+    page.wait_for_selector("#quality-chart svg")
+    page.wait_for_selector("#predictions li dl")
+    page.wait_for_selector("#releases code")
+    return page
+
+
+def _shoot_section(chromium: Browser, url: str, section: str) -> None:
+    page = _open(chromium, url, viewport={"width": 1280, "height": 900})
+    page.locator(f"#{section}").screenshot(path=IMAGES / f"page-{section}.png")
+    page.close()
+
+
+def _shoot_pages(chromium: Browser, url: str) -> None:
+    for name, (scheme, width, height) in VIEWS.items():
+        page = _open(chromium, url, viewport={"width": width, "height": height}, color_scheme=scheme)
+        page.screenshot(path=IMAGES / f"page-{name}.png")
+        if whole := os.environ.get("WHOLE"):  # a directory for pictures of the whole page, to look at
+            page.screenshot(path=Path(whole) / f"whole-{name}.png", full_page=True)
+        page.close()
 
 
 if __name__ == "__main__":

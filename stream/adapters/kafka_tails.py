@@ -66,8 +66,8 @@ class KafkaTails:
             raise Unavailable(f"Kafka: {error}") from error
         return found
 
-    def last(self, topic: str, ends: Mapping[int, int], count: int) -> list[Record]:
-        """At most `count` of the newest records of each partition, oldest first by timestamp; fewer if not all come in time.
+    def last(self, topic: str, ends: Mapping[int, int], count: int) -> tuple[list[Record], bool]:
+        """At most `count` of the newest records of each partition, oldest first by timestamp, and whether all came in time.
 
         Args:
             ends: where each partition's log ends.
@@ -76,10 +76,10 @@ class KafkaTails:
         """
         left = {partition: end for partition, end in ends.items() if end > 0}
         if not left:
-            return []
+            return [], True
         name = self._names[topic]
         found: list[Record] = []
-        deadline_s = time.monotonic() + TIMEOUT_S / 3
+        deadline_s = time.monotonic() + TIMEOUT_S
         try:
             self._consumer.assign([TopicPartition(name, p, max(0, end - count)) for p, end in left.items()])
             while left and time.monotonic() < deadline_s:
@@ -95,7 +95,8 @@ class KafkaTails:
             raise Unavailable(f"Kafka, {name}: {error}") from error
         finally:
             self._consumer.unassign()
-        return sorted(found, key=lambda record: (record.timestamp_ms, record.partition, record.offset))
+        found.sort(key=lambda record: (record.timestamp_ms, record.partition, record.offset))
+        return found, not left
 
     def close(self) -> None:
         self._consumer.close()

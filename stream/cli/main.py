@@ -46,6 +46,9 @@ from stream.worker.logs import JsonFormatter, text_formatter
 
 __all__ = ["app", "run"]
 
+log = logging.getLogger(__name__)
+WORDS = {2: "wrong", 3: "refused"}  # by exit code
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 console = Console()
 errors = Console(stderr=True)
@@ -66,17 +69,17 @@ def run() -> None:
     """Errors of ours are one message and an exit code, not a traceback."""
     try:
         app()
-    except ConfigurationError as error:
-        errors.print(f"[bold red]wrong:[/] {error}", highlight=False)
-        sys.exit(2)
-    except StartupRefused as error:
-        errors.print(f"[bold red]refused:[/] {error}", highlight=False)
-        sys.exit(3)
     except DriftloopError as error:
-        errors.print(f"[bold red]failed:[/] {error}", highlight=False)
-        sys.exit(1)
+        code = _exit_code(error)
+        errors.print(f"[bold red]{WORDS.get(code, 'failed')}:[/] {error}", highlight=False)
+        sys.exit(code)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _exit_code(error: DriftloopError) -> int:
+    """2: something written by people is wrong; 3: an operator decides; 1: start it again."""
+    return 2 if isinstance(error, ConfigurationError) else 3 if isinstance(error, StartupRefused) else 1
 
 
 @app.command()
@@ -108,22 +111,36 @@ def worker(
     if role not in ("score", "learn"):
         raise ConfigurationError("--role", role, "use score or learn")
     settings = load_settings()
+    as_json = JsonFormatter(role) if settings.log_format == "json" else None
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter(role, pipeline_file.stem) if settings.log_format == "json" else text_formatter())
+    handler.setFormatter(as_json or text_formatter())
     logging.basicConfig(level=log_level.upper(), handlers=[handler])
     logging.getLogger("stream").setLevel(min(logging.INFO, logging.getLogger().level))
     for noisy in ("faust", "mode", "aiokafka", "stream.worker.transport", "stream.worker.app"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    from stream.core.rehearsing import rehearse
     from stream.worker.app import run as run_worker
     from stream.worker.starting import create_worker
 
-    loaded = load_pipeline(pipeline_file)
-    _rehearse(loaded)
+    try:
+        loaded = load_pipeline(pipeline_file)
+        if as_json is not None:
+            as_json.pipeline = loaded.pipeline.name
+        for code, text in rehearse(loaded.pipeline, loaded.allowed):
+            if as_json is not None:
+                log.warning("%s", text, extra={"code": code})
+            else:
+                errors.print(f"[yellow]warning[/] {code}: {text}", highlight=False)
 
-    async def live() -> int:
-        return await run_worker(await create_worker(loaded.pipeline, role, settings, loaded.allowed))
+        async def live() -> int:
+            return await run_worker(await create_worker(loaded.pipeline, role, settings, loaded.allowed))
 
-    sys.exit(asyncio.run(live()))
+        sys.exit(asyncio.run(live()))
+    except DriftloopError as error:
+        if as_json is None:
+            raise
+        log.error("%s", error, extra={"code": getattr(error, "code", "worker_failed")})
+        sys.exit(_exit_code(error))
 
 
 @app.command()

@@ -14,9 +14,10 @@ __all__ = ["JsonFormatter", "text_formatter"]
 class JsonFormatter(logging.Formatter):
     """One JSON object per line: at (UTC), level, logger, code (null for most), message, and the error if there is one."""
 
-    def __init__(self, role: str, pipeline: str) -> None:
+    def __init__(self, role: str, pipeline: str | None = None) -> None:
         super().__init__()
-        self._about = {"role": role, "pipeline": pipeline}
+        self._role = role
+        self.pipeline = pipeline  # not known before its file is read
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -25,7 +26,8 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "code": getattr(record, "code", None),
             "message": record.getMessage(),
-            **self._about,
+            "role": self._role,
+            "pipeline": self.pipeline,
         }
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -301,6 +302,7 @@ def test_up_restarts_a_worker_and_ctrl_c_leaves_nothing(world: World, tmp_path: 
         process.kill()
     assert process.returncode == 0, output
     assert "starting it again" in output
+    assert re.search(r"^page: http://127\.0\.0\.1:\d+$", output, re.MULTILINE)
     assert len(everything) >= 3
     wait_until(lambda: gone(everything), 20, "everything to be gone")
 

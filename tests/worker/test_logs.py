@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 from stream.worker.logs import JsonFormatter, text_formatter
 
@@ -38,3 +42,15 @@ def test_an_exception_is_in_the_line():
 def test_text_has_a_dash_for_no_code():
     assert "[-] plain" in text_formatter().format(record("plain"))
     assert "[fenced] plain" in text_formatter().format(record("plain", code="fenced"))
+
+
+def test_a_worker_that_is_refused_says_so_in_json(tmp_path: Path):
+    file = tmp_path / "wrong.py"
+    file.write_text("pipeline = 3\n")
+    ran = subprocess.run(
+        [sys.executable, "-m", "stream.cli", "worker", str(file), "--role", "score"],
+        capture_output=True, text=True, check=False, env={**os.environ, "DRIFTLOOP_LOG_FORMAT": "json"},
+    )  # fmt: skip
+    assert ran.returncode == 2
+    lines = [json.loads(line) for line in ran.stderr.splitlines()]
+    assert lines[-1]["code"] == "worker_failed" and lines[-1]["level"] == "error"

@@ -67,6 +67,7 @@ class Gatherer:
         self._partitions: dict[str, int] = {}
         self._ends: dict[str, dict[int, int]] = {}
         self._records: dict[str, list[Record]] = {}
+        self._complete: dict[str, dict[int, int]] = {}  # ends up to which all records have come
         self._tails_s = -1e9
         self._tailing: asyncio.Task[None] | None = None
 
@@ -148,7 +149,7 @@ class Gatherer:
         self._partitions, self._ends, self._records = await asyncio.to_thread(self._read_tails)
 
     def _read_tails(self) -> tuple[dict[str, int], dict[str, dict[int, int]], dict[str, list[Record]]]:
-        tails, before = self._tails, self._ends
+        tails = self._tails
         partitions = tails.partitions(COUNTED)
         ends = tails.ends(partitions)
         records = {}
@@ -156,10 +157,13 @@ class Gatherer:
             ("predictions", PREDICTIONS), ("dead_letters", LETTERS), ("drifts", AUDIT), ("releases", AUDIT)
         ):  # fmt: skip
             its = ends.get(topic, {})
-            if its == before.get(topic) and topic in self._records:
+            if its == self._complete.get(topic):
                 records[topic] = self._records[topic]
-            else:
-                records[topic] = _fairly(tails.last(topic, its, count), count)
+                continue
+            found, complete = tails.last(topic, its, count)
+            records[topic] = _fairly(found, count) if found or complete else self._records.get(topic, [])
+            if complete:
+                self._complete[topic] = its
         return partitions, ends, records
 
     # -- showing -----------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from confluent_kafka import Producer
 from playwright.sync_api import Browser, Page, expect
 from prometheus_client.parser import text_string_to_metric_families
 
+from stream.cli.showing import PipelineStatus
 from stream.local.servers import free_port
 from stream.local.stack import Stack
 from stream.worker.web.metrics import METRICS
@@ -28,11 +30,19 @@ HOSTILE = '<img src=x onerror="window.hacked=1">\'"&</script><script>window.hack
 TEXT_S = 15_000  # ms, for what must come by itself
 
 
+class PageWorld(World):
+    """Playwright keeps an event loop running in this thread, and `status` wants one of its own."""
+
+    def status(self) -> PipelineStatus:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(super().status).result()
+
+
 class Served:
     """One world whose two workers have pages."""
 
     def __init__(self, stack: Stack) -> None:
-        self.world = World(stack, "page")
+        self.world = PageWorld(stack, "page")
         self.ports = {role: free_port() for role in ("learn", "score")}
         for role, port in self.ports.items():
             self.world.start(role, web_port=str(port))
@@ -56,7 +66,7 @@ class Served:
     def metrics(self, role: str) -> dict[str, dict[tuple[str, ...], float]]:
         found: dict[str, dict[tuple[str, ...], float]] = {}
         for family in text_string_to_metric_families(self.get(role, "/metrics")[2].decode()):
-            its = found.setdefault(family.name, {})
+            its = found.setdefault(family.name.removesuffix("_info"), {})
             for sample in family.samples:
                 its[sample.name, *map("=".join, sorted(sample.labels.items()))] = sample.value
         return found
@@ -78,7 +88,7 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_page(chromium: Browser, served: Served) -> Iterator[Callable[..., Page]]:
+def open_page(chromium: Browser, served: Served, request: pytest.FixtureRequest) -> Iterator[Callable[..., Page]]:
     """Pages; at the end of the test none of them may have complained."""
     complaints: list[str] = []
     pages: list[Page] = []
@@ -97,7 +107,8 @@ def open_page(chromium: Browser, served: Served) -> Iterator[Callable[..., Page]
     yield make
     for page in pages:
         page.close()
-    assert not complaints
+    gone = "net::ERR_" if request.node.get_closest_marker("server_goes") else "nothing"
+    assert not [complaint for complaint in complaints if gone not in complaint]
 
 
 def tile(page: Page, name: str) -> Any:
@@ -124,7 +135,6 @@ def test_it_shows_what_happens_while_it_happens(open_page: Callable[..., Page], 
     records = card_stream(4_000, poison=0.02, partitions=world.partitions)
     world.produce(records)
     expect(page.locator("#predictions li").first).to_contain_text("%", timeout=TEXT_S)
-    assert page.locator("#predictions .reason svg").count() > 5
     world.wait_settled()
     counts = world.status().counts()
     expect(tile(page, "Dead letters")).to_have_text(f"{counts['dead_letters']:,}", timeout=TEXT_S)
@@ -141,6 +151,9 @@ def test_it_shows_what_happens_while_it_happens(open_page: Callable[..., Page], 
     world.produce(more, rate=600)
     expect(page.locator("#quality-chart svg path.c-blue")).to_be_visible(timeout=TEXT_S)
     expect(page.locator("#rate-chart svg path.c-blue")).to_be_visible()
+    expect(page.locator("#predictions .reason svg").nth(5)).to_be_visible(
+        timeout=TEXT_S
+    )  # the model knows something now
 
 
 def test_every_workers_page_shows_the_same(served: Served):
@@ -180,12 +193,8 @@ def test_metrics_are_there_and_say_what_the_state_says(served: Served):
         "driftloop_segment_quality",
     }
     assert sum(score["driftloop_dead_letters"].values()) == counts["dead_letters"]
-    scoring = {k[0]: 0.0 for k in score["driftloop_scoring_seconds"]}
-    for key, value in score["driftloop_scoring_seconds"].items():
-        scoring[key[0]] += value
-    assert scoring["driftloop_scoring_seconds_count"] == counts["events"] + counts["dead_letters.value_invalid"] + sum(
-        v for k, v in counts.items() if k.startswith("dead_letters.") and k != "dead_letters.value_invalid"
-    )
+    timed = [v for k, v in score["driftloop_scoring_seconds"].items() if k[0].endswith("_count")]
+    assert sum(timed) == world.committed("events")  # every event that was fetched, once
     (learned,) = learn["driftloop_examples_learned"].values()
     assert learned == status.learner["counts"]["learned"]
     for families in (score, learn):
@@ -320,6 +329,7 @@ CONTRAST = """(() => {
 })()"""
 
 
+@pytest.mark.server_goes
 def test_a_viewer_is_connected_again_when_the_worker_comes_back(open_page: Callable[..., Page], served: Served):
     """The last test: it ends the learner."""
     page = open_page()

@@ -72,7 +72,7 @@ function tiles() {
     tile("Lag", whole(lag), flow.lag_examples === null ? "records" : `records; ${whole(flow.lag_examples)} to learn`, lag > 1000 && late > 10 ? "warm" : ""),
     tile("Latency, median", duration(flow.latency?.p50), flow.latency ? `99 %: ${duration(flow.latency.p99)}, last minute` : "nothing in the last minute"),
     tile(`${word(key)[0].toUpperCase()}${word(key).slice(1)}`, figure(window?.model[key]), window ? `last ${whole(window.labels)} labels` : "no labels yet"),
-    tile("Drift", drift?.episode ? "now" : drift ? "none now" : "–", drift ? (drift.monitors ? `${drift.episodes} so far; ${drift.ready}/${drift.monitors} monitors ready` : "not watched") : "", drift?.episode ? "bad" : ""),
+    tile("Drift", drift?.episode ? "now" : drift ? "none" : "–", drift ? (drift.monitors ? `${drift.episodes} so far; ${drift.ready}/${drift.monitors} monitors ready` : "not watched") : "", drift?.episode ? "bad" : ""),
     tile("On trial", learner?.trial ? `${learner.trial.stage}` : "nobody", learner?.trial ? `answers ${percent(learner.trial.share)}` : "one model answers all"),
     tile("Labelled", percent(its.coverage), `${whole(its.learned)} learned`),
     tile("Dead letters", whole(letters.count), letters.codes[0] ? letters.codes[0].code : "no record was refused", letters.count > 0.01 * (flow.predictions + letters.count) ? "warm" : ""),
@@ -97,12 +97,13 @@ const column = (name) => course.offset.map((x, i) => [x, course[name][i]]);
 
 function quality() {
   $("quality-title").textContent = `${word(state.key)[0].toUpperCase()}${word(state.key).slice(1)} in the sliding window, over the examples learned`;
-  legend("quality-legend", [["served", "c-blue"], ["most frequent or mean", "c-grey"], ["last label", "c-orange"]]);
+  const systems = [["model", "c-blue", "served"], ["prior", "c-grey", "prior"], ["persistence", "c-orange", "last label"]].filter(([name]) => course?.[name]?.some((v) => v !== null));
+  legend("quality-legend", systems.map(([, cls, text]) => [text, cls]));
   if (!course?.offset?.length) {
     $("quality-chart").replaceChildren(el("p", { class: "note" }, "No figures yet: they come with the first labels."));
     return;
   }
-  const series = [["persistence", "c-orange"], ["prior", "c-grey"], ["model", "c-blue"]].map(([name, cls]) => ({ cls, points: column(name) }));
+  const series = systems.reverse().map(([name, cls]) => ({ cls, points: column(name) }));
   const last = course.model.filter((v) => v !== null).at(-1);
   lines($("quality-chart"), {
     series, marks: marks(), yText: (v) => compact(v), yMax: state.task === "regression" ? null : 1, xTicks: 8,
@@ -155,7 +156,7 @@ function models() {
   const words = { champion: "good", challenger: "blue", previous: "" };
   const rows = Object.entries(its?.slots ?? {}).map(([slot, version]) =>
     el("div", { class: "slot" }, el("span", { class: `pill ${words[slot] ?? ""}` }, slot), el("code", {}, version), el("span", { class: "share" }, slot === "previous" ? "kept warm" : `answers ${percent(share[slot] ?? 0)}`)));
-  if (trial) {
+  if (trial?.stage === "canary") {
     const bar = el("span");
     bar.style.width = `${trial.share * 100}%`;
     rows.push(el("div", { class: "bar", role: "img", "aria-label": `the model on trial answers ${percent(trial.share)}` }, bar));

@@ -1,0 +1,112 @@
+"""The server by itself: without Redis and Kafka, on a port that is taken, when the worker hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from stream.adapters.kafka_tails import KafkaTails
+from stream.adapters.redis_connections import redis_client
+from stream.adapters.redis_models import RedisControl, RedisModelStore
+from stream.adapters.redis_telemetry import RedisTelemetry
+from stream.local.process import wait_until
+from stream.local.servers import free_port
+from stream.topics import TopicNames
+from stream.worker.telemetry import PartitionLook, Telemetry
+from stream.worker.web.gathering import Gatherer
+from stream.worker.web.metrics import WorkerMetrics, registry
+from stream.worker.web.serving import ALIVE_S, Server, WebThread, live, ready
+from tests.support.cards import pipeline
+
+NOWHERE = {"bootstrap.servers": f"127.0.0.1:{free_port()}", "log_level": 0}
+REDIS_NOWHERE = f"redis://127.0.0.1:{free_port()}"
+
+
+def telemetry() -> Telemetry:
+    async def no_status() -> None:
+        return None
+
+    store = RedisTelemetry(redis_client(REDIS_NOWHERE, 1.0), pipeline.name)
+    return Telemetry(store, "score", dict, no_status)
+
+
+def thread_of(telemetry: Telemetry, port: int) -> WebThread:
+    def make() -> tuple[Server, Gatherer]:
+        client = redis_client(REDIS_NOWHERE, 1.0)
+        stores = [kind(client, pipeline.name) for kind in (RedisModelStore, RedisTelemetry, RedisControl)]
+        gatherer = Gatherer(pipeline, *stores, KafkaTails(NOWHERE, TopicNames.of(pipeline)))
+        return Server("127.0.0.1", gatherer, telemetry, registry(WorkerMetrics("cards", "binary", telemetry))), gatherer
+
+    return WebThread("127.0.0.1", port, make)
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    its = free_port()
+    thread = thread_of(telemetry(), its)
+    thread.start()
+    wait_until(lambda: status_of(its, "/live") == 200, 10.0, "the page")
+    yield its
+    asyncio.run(thread.close())
+
+
+def status_of(port: int, path: str) -> int:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return int(error.code)
+    except OSError:
+        return 0
+
+
+def test_without_servers_the_page_says_what_is_missing(port: int):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/state", timeout=10) as answer:
+        state = json.load(answer)
+    trouble = " ".join(state["trouble"])
+    assert "Redis" in trouble and "Kafka" in trouble
+    assert state["predictions"] == [] and state["learner"] is None
+    assert status_of(port, "/metrics") == 200
+    assert status_of(port, "/ready") == 503  # it owns nothing
+
+
+def test_state_is_gathered_once_a_second_however_many_look(port: int):
+    status_of(port, "/state")
+    began_s = time.monotonic()
+    bodies = set()
+    for _ in range(20):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/state", timeout=10) as answer:
+            bodies.add(answer.read())
+    assert len(bodies) <= 1 + 2 * (time.monotonic() - began_s)
+
+
+def test_a_port_that_is_taken_is_an_error_in_the_log_and_nothing_else(caplog: pytest.LogCaptureFixture):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        thread = thread_of(telemetry(), taken.getsockname()[1])
+        with caplog.at_level(logging.ERROR):
+            thread.start()
+            wait_until(lambda: bool(caplog.records), 10.0, "the error")
+        asyncio.run(thread.close())
+    (record,) = caplog.records
+    assert record.code == "web_failed"
+    assert "DRIFTLOOP_WEB_PORT" in record.getMessage()
+
+
+def test_a_worker_that_hangs_is_not_alive_and_one_without_partitions_not_ready():
+    its = telemetry()
+    assert live(its).fine and not ready(its).fine
+    its.latest = {3: PartitionLook({}, {}, {}, 0)}
+    assert ready(its).fine
+    its.looked_s -= ALIVE_S + 1
+    assert not live(its).fine and not ready(its).fine
