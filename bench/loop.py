@@ -27,11 +27,10 @@ from stream.core.prequential import evaluate, known_at, timeline, train
 from stream.core.records import Record
 from stream.core.scoring import BesideModel
 from stream.core.slots import CHAMPION, Command
-from stream.errors import DriftloopError
 from stream.messages import Drift, Example, ModelRef, Served, Source
 from stream.ports import Outgoing
 
-__all__ = ["Live", "Log", "Retraining"]
+__all__ = ["Live", "Log", "Retraining", "release"]
 
 KEYS = (b"a simulation's snapshots go nowhere",)
 MINUTE_MS = 60_000
@@ -80,7 +79,8 @@ class Live:
         return START_MS + (len(self.log.kept) + self.delay) * MINUTE_MS
 
     def run(self) -> Live:
-        events, out = self.stream.events, []
+        events = self.stream.events
+        out: list[Outgoing] = []
         self._refresh()
         for number, event in enumerate(events):
             if self._until is None or number < self._until:
@@ -138,9 +138,7 @@ class Live:
         self.right_less_champion += (given.prediction == event.label) - (champion.prediction == event.label)
         if number >= IGNORED:
             self.evaluation.update(event.label, given)
-        if self._until is None:
-            self._waiting[number] = _example(number, event, answers, slot, self.delay)
-        elif number < self._until:
+        if self._until is None or number < self._until:
             self._waiting[number] = _example(number, event, answers, slot, self.delay)
 
     def _label(self, number: int) -> list[Outgoing]:
@@ -163,8 +161,8 @@ def _example(number: int, event: Event, answers: dict[str, Served], slot: str, d
 class Retraining:
     """What the DAGs do, with the same functions: take up, window, search, compare, fit, release. Give it to `Live.on_batch`."""
 
-    def __init__(self, pipeline: Any, recipes: list[dict[str, Any]]) -> None:
-        self._pipeline, self._recipes = pipeline, recipes
+    def __init__(self, stream: Stream) -> None:
+        self._pipeline, self._recipes = stream.pipeline, stream.recipes
         self._inbox = Inbox()
         self._bases: dict[str, ModelBase] = {}
         self.drifts: list[Drift] = []
@@ -177,11 +175,11 @@ class Retraining:
         ends = {0: live.learner.offset}
         at, rules = self._inbox.next_offset, self._pipeline.retrain
         arrived = list(enumerate(drifts, at))
-        now = {"run_id": run_id, "ends": ends, "now_ms": live.now_ms, "retrain": rules}
+        now: dict[str, Any] = {"run_id": run_id, "ends": ends, "now_ms": live.now_ms, "retrain": rules}
         self._inbox, _ = sort_in(self._inbox, arrived, at + len(drifts), **now)
         self._inbox, taken = settle(self._inbox, **now)
         if taken.go:
-            facts = {"at": live.learner.offset, "change_point": taken.from_offset, "why": taken.why}
+            facts: dict[str, Any] = {"at": live.learner.offset, "change_point": taken.from_offset}
             self.runs.append({**facts, **self._run(live, run_id, taken.from_offset)})
 
     def _run(self, live: Live, run_id: str, change_point: int | None) -> dict[str, Any]:
@@ -192,10 +190,10 @@ class Retraining:
             return {"outcome": "too_little", "why": chosen["why"]}
         window = msgspec.convert(chosen["window"], Window)
         first = self._champion_at(live, champion, window.from_offset)
-        lessons = timeline(
-            pipeline, log.records(0, window.from_offset, window.to_offset), first.high_water
+        lessons = timeline(pipeline, log.records(0, window.from_offset, window.to_offset), first.high_water)
+        start, params = self._search(
+            first, [one for one in lessons.lessons if one.offset < window.split_offset], window
         )
-        start, params = self._search(first, [one for one in lessons.lessons if one.offset < window.split_offset], window)
         verdict = self._compare(first, champion, start, params, lessons.lessons, window)
         name = params.get("family", start) if start == "scratch" else "champion"
         facts = {"recipe": f"{name} {params.get('rate', params.get('learning_rate', ''))}".strip()}
@@ -218,13 +216,14 @@ class Retraining:
 
     def _search(self, first: ModelBase, lessons: Any, window: Window) -> tuple[str, dict[str, Any]]:
         """Where the best trial starts from, and its parameters."""
-        trials = [("champion", {}), *(("scratch", params) for params in self._recipes)]
+        trials: list[tuple[str, dict[str, Any]]] = [
+            ("champion", {}),
+            *(("scratch", params) for params in self._recipes),
+        ]
         found = []
         for start, params in trials:
             model = self._model(first, start, params)
-            judged = evaluate(
-                self._pipeline, model, lessons, score_from=window.score_offset, fit=start == "scratch"
-            )
+            judged = evaluate(self._pipeline, model, lessons, score_from=window.score_offset, fit=start == "scratch")
             found.append((judged.figure if judged.figure is not None else -1.0, start, params))
         _, start, params = max(found, key=lambda one: one[0])
         return start, params
@@ -236,7 +235,13 @@ class Retraining:
         known_at_ms = known_at(lessons, split)
         candidate = self._model(first, start, params)
         judged = evaluate(
-            pipeline, candidate, lessons, score_from=split, known_at_ms=known_at_ms, fit=start == "scratch", segments=True
+            pipeline,
+            candidate,
+            lessons,
+            score_from=split,
+            known_at_ms=known_at_ms,
+            fit=start == "scratch",
+            segments=True,
         )
         base = self._bases.get(champion)
         rival, since = load_model(dump_model(first.model)), window.from_offset
@@ -246,7 +251,10 @@ class Retraining:
             pipeline, rival, [one for one in lessons if one.offset >= since], score_from=split, known_at_ms=known_at_ms,
             fit=False, segments=True,
         )  # fmt: skip
-        sizes = {"size_bytes": float(len(dump_model(candidate))), "latency_us": latency_us(pipeline, candidate, lessons[-200:])}
+        sizes = {
+            "size_bytes": float(len(dump_model(candidate))),
+            "latency_us": latency_us(pipeline, candidate, lessons[-200:]),
+        }
         return judge(pipeline, judged, rivals, sizes, first_not_finite(candidate))
 
     def _model(self, first: ModelBase, start: str, params: dict[str, Any]) -> Any:
@@ -264,9 +272,7 @@ class Retraining:
         follower = Follower(self._pipeline, base)
         follower.step(list(live.log.records(0, base.offset, offset)))
         follower.pupil.mend()
-        return msgspec.structs.replace(
-            base, offset=offset, model=follower.pupil.model, high_water=follower.high_water
-        )
+        return msgspec.structs.replace(base, offset=offset, model=follower.pupil.model, high_water=follower.high_water)
 
 
 def release(live: Live, base: ModelBase, parent: str | None, by: str) -> None:
