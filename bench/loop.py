@@ -196,7 +196,7 @@ class Retraining:
         )
         verdict = self._compare(first, champion, start, params, lessons.lessons, window)
         name = params.get("family", start) if start == "scratch" else "champion"
-        facts = {"recipe": f"{name} {params.get('rate', params.get('learning_rate', ''))}".strip()}
+        facts: dict[str, Any] = {"recipe": f"{name} {params.get('rate', params.get('learning_rate', ''))}".strip()}
         facts |= {"labels": window.labels, "gain": verdict["figures"]["gain"]}
         if not verdict["accepted"]:
             return {"outcome": "refused", **facts}

@@ -83,7 +83,7 @@ def streams(rows: int) -> Iterator[Stream]:
             events = [Event(f"e{i % ENTITIES}", x, y) for i, (x, y) in enumerate(islice(read(path), rows))]
             yield _stream(name, "accuracy", events)
     if _there("fraud", FRAUD):
-        yield _stream("fraud", "average_precision", list(islice(_fraud(), 2 * rows)))
+        yield _stream("fraud", "average_precision", list(islice(_fraud(), rows)))
 
 
 def _there(name: str, path: Path) -> bool:
