@@ -159,10 +159,14 @@ def _example(number: int, event: Event, answers: dict[str, Served], slot: str, d
 
 
 class Retraining:
-    """What the DAGs do, with the same functions: take up, window, search, compare, fit, release. Give it to `Live.on_batch`."""
+    """What the DAGs do, with the same functions: take up, window, search, compare, fit, release. Give it to `Live.on_batch`.
 
-    def __init__(self, stream: Stream) -> None:
-        self._pipeline, self._recipes = stream.pipeline, stream.recipes
+    `every`: a run by the clock after so many events without another; None: only for drifts.
+    """
+
+    def __init__(self, stream: Stream, every: int | None = None) -> None:
+        self._pipeline, self._recipes, self._every = stream.pipeline, stream.recipes, every
+        self._last = 0  # offset of the last run
         self._inbox = Inbox()
         self._bases: dict[str, ModelBase] = {}
         self.drifts: list[Drift] = []
@@ -178,9 +182,12 @@ class Retraining:
         now: dict[str, Any] = {"run_id": run_id, "ends": ends, "now_ms": live.now_ms, "retrain": rules}
         self._inbox, _ = sort_in(self._inbox, arrived, at + len(drifts), **now)
         self._inbox, taken = settle(self._inbox, **now)
-        if taken.go:
-            facts: dict[str, Any] = {"at": live.learner.offset, "change_point": taken.from_offset}
-            self.runs.append({**facts, **self._run(live, run_id, taken.from_offset)})
+        by_clock = self._every is not None and live.learner.offset - self._last >= self._every
+        if taken.go or by_clock:
+            self._last = live.learner.offset
+            episode = self._inbox.episode
+            change_point = episode.drift.from_offset if episode is not None else None
+            self.runs.append({"at": self._last, **self._run(live, run_id, change_point)})
 
     def _run(self, live: Live, run_id: str, change_point: int | None) -> dict[str, Any]:
         pipeline, learner, log = self._pipeline, live.learner, live.log
