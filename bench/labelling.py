@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 from river import datasets, forest, linear_model, preprocessing, tree
 
-from bench.drift import DATA, _elec2, _harvard
+from bench.drift import DATA, _harvard, elec2
 from bench.harness import figure
 from stream import Labelling, Pipeline
 from stream.core.explaining import compile_scorer
@@ -92,7 +92,7 @@ def _streams() -> Iterator[tuple[str, Iterator[Row], dict[str, Build]]]:
     two = {"logistic": _logistic, "hoeffding_tree": tree.HoeffdingTreeClassifier, "forest": _forest}
     yield "phishing", ((x, bool(y)) for x, y in datasets.Phishing()), {"logistic": _logistic, "forest": _forest}
     if (DATA / "elec2_electricity.zip").exists():
-        yield "elec2", _elec2(), two
+        yield "elec2", elec2(), two
     else:
         print("labelling.gain.elec2 left out: no data", file=sys.stderr)
     for file in (

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import archive, drift, labelling, latency, memory, replay, rollout, search, throughput
+from bench import archive, drift, labelling, latency, memory, quality, replay, rollout, search, throughput
 from bench.harness import peer_python, stack_for_bench
 from stream.local.stack import Stack
 
@@ -37,6 +37,7 @@ def parts() -> dict[str, Part]:
         "labelling": lambda _, q: labelling.run(q),
         "archive": archive.run,
         "rollout": lambda _, q: rollout.run(q),
+        "quality": lambda _, q: quality.run(q),
         "search": search.run,
         "replay": lambda _, q: replay.run(q),
         "whole.logistic.watched": lambda s, q: throughput.whole_watched(s, 15_000 if q else 150_000, 1 if q else 3),
