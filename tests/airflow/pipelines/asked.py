@@ -20,5 +20,5 @@ pipeline = Pipeline(
     model=build,
     labels=Labels(wait="10d", missing="none"),
     retrain=Retrain(on_drift=False),
-    labelling=Labelling(per_1000=20, warm_up=2, batch=4, within="40s"),
+    labelling=Labelling(per_1000=20, warm_up=2, batch=4, within="60s"),
 )
