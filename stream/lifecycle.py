@@ -248,7 +248,7 @@ def _labelling(labelling: Labelling) -> Iterator[ConfigurationError]:
     }
     yield from _numbers("labelling", labelling, numbers)
     yield from _wholes("labelling", labelling, {"warm_up": 0, "drift_reserve": 0, "batch": 1})
-    if labelling.batch > 200:
+    if _whole(labelling.batch, 201):
         yield ConfigurationError("labelling.batch", labelling.batch, "use at most 200: each is a task")
     if labelling.annotators not in (1, 2):
         yield ConfigurationError("labelling.annotators", labelling.annotators, "use 1 or 2")

@@ -16,7 +16,10 @@ from stream.core.annotating import (
     put,
     take,
 )  # fmt: skip
+from stream.errors import ConfigurationError
+from stream.lifecycle import Labelling, label_options
 from stream.messages import LabelValue
+from tests.support.records import pipeline_of
 
 
 def claim(
@@ -107,3 +110,15 @@ def test_agreement_and_kappa():
     assert (found.items, found.share, found.kappa) == (50, 0.7, pytest.approx(0.4))
     assert agreement([]) is None
     assert agreement([("a", "a")]) == (1, 1.0, None)
+
+
+def test_two_annotators_are_not_for_numbers():
+    with pytest.raises(ConfigurationError, match=r"labelling\.annotators"):
+        pipeline_of(task="regression", labelling=Labelling(per_1000=100, annotators=2))
+
+
+def test_what_a_form_offers():
+    assert label_options("binary", None) == label_options("anomaly", None) == ["true", "false"]
+    assert label_options("multiclass", ["a", "b"]) == ["a", "b"]
+    assert label_options("multiclass", ["a", "skip"]) == label_options("multiclass", None) == []
+    assert label_options("regression", None) == []
