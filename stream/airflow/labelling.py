@@ -42,7 +42,7 @@ def labelling_flow(listed: Listed) -> None:
     def take_requests(ti: Any = None) -> Any:
         return call("take_requests", file, STEPS, run_id=run_name(ti))
 
-    @task
+    @task(retries=100)  # a person's answer: worth hours of an outage, before the request would be asked again
     def put_answer(item: Any, response: Any) -> Any:
         return call("put_answer", file, STEPS, item=item, response=response)
 
