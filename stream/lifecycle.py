@@ -10,9 +10,11 @@ from typing import Literal
 from stream import entity
 from stream.errors import ConfigurationError
 
-__all__ = ["Labelling", "Objectives", "Retrain", "Rollout", "mistakes"]
+__all__ = ["Labelling", "Objectives", "Retrain", "Rollout", "label_options", "mistakes"]
 
 STARTS = ("scratch", "champion", "transfer")
+CANNOT_TELL, SKIP, SEND = "cannot tell", "skip", "send"  # in a form, beside the labels
+OPTIONS_MAX = 30
 STRATEGIES = ("balanced", "variable", "split", "random")
 
 
@@ -135,6 +137,9 @@ class Labelling:
         segment_floor: the least share of its part of the budget that any value of a segment gets; 0: none.
         expires: how long after its event a request may be answered ("2d"); None, and at most: as long as a label is learned
             (`labels.wait`).
+        batch: forms that one run of the DAG `label_requests` opens, at most.
+        within: how long such a form stands; then the request may go into another one.
+        annotators: 1, or 2: two people must say the same, and a third decides where they do not.
     """
 
     strategy: Literal["balanced", "variable", "split", "random"] = "balanced"
@@ -146,6 +151,13 @@ class Labelling:
     drift_reserve: int = 1_000
     segment_floor: float = 0.5
     expires: str | None = None
+    batch: int = 20
+    within: str = "4h"
+    annotators: int = 1
+
+    @property
+    def within_ms(self) -> int:
+        return entity.duration_ms(self.within)
 
     def expires_ms(self, wait_ms: int) -> int:
         """`wait_ms`: how long a label is learned."""
@@ -235,11 +247,25 @@ def _labelling(labelling: Labelling) -> Iterator[ConfigurationError]:
         "segment_floor": (0, 1),
     }
     yield from _numbers("labelling", labelling, numbers)
-    yield from _wholes("labelling", labelling, {"warm_up": 0, "drift_reserve": 0})
+    yield from _wholes("labelling", labelling, {"warm_up": 0, "drift_reserve": 0, "batch": 1})
+    if _whole(labelling.batch, 201):
+        yield ConfigurationError("labelling.batch", labelling.batch, "use at most 200: each is a task")
+    if labelling.annotators not in (1, 2):
+        yield ConfigurationError("labelling.annotators", labelling.annotators, "use 1 or 2")
+    yield from _duration("labelling.within", labelling.within)
     if labelling.per_day is not None and not _whole(labelling.per_day, 1):
         yield ConfigurationError("labelling.per_day", labelling.per_day, "use a whole number from 1, or None")
     if labelling.expires is not None:
         yield from _duration("labelling.expires", labelling.expires)
+
+
+def label_options(task: str, classes: Sequence[str] | None) -> list[str]:
+    """What a form lets people choose from; empty where the label must be written: numbers, unknown or very many classes."""
+    if task in ("binary", "anomaly"):
+        return ["true", "false"]
+    options = list(classes or ()) if task == "multiclass" else []
+    taken = {CANNOT_TELL, SKIP, SEND}
+    return options if len(options) <= OPTIONS_MAX and not taken & set(options) else []
 
 
 def _wholes(section: str, value: object, least: dict[str, int]) -> Iterator[ConfigurationError]:

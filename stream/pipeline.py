@@ -281,6 +281,9 @@ def _mistakes(pipeline: Pipeline) -> list[ConfigurationError]:
         found += _drift_mistakes(pipeline.drift)
     elif not isinstance(pipeline.drift, bool):
         found.append(ConfigurationError("drift", pipeline.drift, "use True, False or Drift(...)"))
+    if pipeline.task == "regression" and pipeline.labelling and getattr(pipeline.labelling, "annotators", 1) != 1:
+        remedy = "use 1: two people seldom give the same number"
+        found.append(ConfigurationError("labelling.annotators", pipeline.labelling.annotators, remedy))
     found += lifecycle.mistakes(pipeline.retrain, pipeline.rollout, pipeline.objectives, pipeline.labelling)
     types = {n: k.type if isinstance(k, Feature) else k for n, k in pipeline.features.items()}
     found += entity.validate(pipeline.entity_features, types)

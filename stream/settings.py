@@ -58,6 +58,10 @@ class Settings(BaseSettings):
         "*/10 * * * *", description="Airflow: when a lost wake-up or a due follow-up is looked for, UTC"
     )
     drift_gap_s: float = Field(20.0, ge=0, description="Airflow: time between two runs woken up by drifts, at least")
+    label_check_cron: str = Field("*/10 * * * *", description="Airflow: when open label requests are looked for, UTC")
+    label_gap_s: float = Field(
+        60.0, ge=0, description="Airflow: time between two runs woken by label requests, at least"
+    )
     alert_email: str | None = Field(None, description="Airflow: recipients; sent over the connection smtp_default")
     alert_slack_connection: str | None = Field(None, description="Airflow: id of a Slack Incoming Webhook connection")
     alert_webhook_url: SecretStr | None = Field(None, description="Airflow: alerts are POSTed there as JSON")

@@ -36,6 +36,9 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
     workers: int
     approval: bool
     approval_timeout_s: float
+    labelling: bool
+    label_options: list[str]  # what a person can choose; empty: it is written
+    label_within_s: float
 
 
 class Manifest(NamedTuple):
@@ -122,6 +125,7 @@ def _ask(file: Path) -> Listed:
 
 def _describe(file: Path) -> Listed:
     from stream.adapters.file_pipelines import load_pipeline
+    from stream.lifecycle import label_options
 
     pipeline = load_pipeline(file).pipeline
     retrain = pipeline.retrain
@@ -133,6 +137,9 @@ def _describe(file: Path) -> Listed:
         workers=retrain.workers,
         approval=retrain.automation == "approval",
         approval_timeout_s=retrain.approval_timeout_ms / 1_000,
+        labelling=bool(pipeline.labelling),
+        label_options=label_options(pipeline.task, pipeline.labels.classes),
+        label_within_s=pipeline.labelling.within_ms / 1_000 if pipeline.labelling else 0.0,
     )
 
 

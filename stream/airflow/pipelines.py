@@ -27,20 +27,23 @@ def refuse_broken() -> None:
         raise ConfigurationError("DRIFTLOOP_PIPELINES", f"{len(wrong)} wrong", "\n  ".join(["mend", *lines]))
 
 
-def call(step: str, file: str, **arguments: Any) -> Any:
-    """Run a step of `stream.batch.retraining` for the pipeline of a file, in a task: it imports River and more.
+def call(step: str, file: str, steps: str = "retraining", **arguments: Any) -> Any:
+    """Run a step of the module `stream.batch.<steps>` for the pipeline of a file, in a task: it imports River and more.
 
     Raises AirflowFailException for an error of ours that no retry mends: the task then fails at once.
 
     >>> call("take_up", "payments.py", run_id="r1")  # doctest: +SKIP
     """
+    from importlib import import_module
+
     from airflow.sdk.exceptions import AirflowFailException
 
     from stream.adapters.file_pipelines import load_pipeline
-    from stream.batch import retraining
 
     try:
-        return getattr(retraining, step)(load_settings(), load_pipeline(Path(file)), **arguments)
+        return getattr(import_module(f"stream.batch.{steps}"), step)(
+            load_settings(), load_pipeline(Path(file)), **arguments
+        )
     except DriftloopError as error:
         if error.retriable:
             raise

@@ -17,11 +17,13 @@ from rich.table import Table
 from rich.text import Text
 
 from stream.adapters.file_pipelines import load_pipeline
+from stream.batch.annotation import annotators_agree
 from stream.batch.label_requests import Answer, OpenRequest, answer, label_from_text, open_requests
 from stream.cli.arguments import PipelineFile
 from stream.cli.producing import produce as send
 from stream.cli.showing import figure, safe
 from stream.cli.sources import Produced
+from stream.core.annotating import Agreement
 from stream.errors import ConfigurationError
 from stream.messages import LabelRequest, LabelValue
 from stream.pipeline import Pipeline
@@ -47,6 +49,7 @@ def label(
     import_from: Annotated[
         Path | None, typer.Option("--import", help="take the answers in this file: column `label`; ? is cannot tell")
     ] = None,
+    agreement: Annotated[bool, typer.Option("--agreement", help="how often two annotators said the same")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="at most so many requests")] = None,
 ) -> None:
     """Answer label requests, or give one event its label."""
@@ -56,6 +59,9 @@ def label(
         if value is None or key is None:
             raise ConfigurationError("label", event_id, "give the event's id, its label, and its key with --key")
         _label_one(settings, pipeline, event_id, value, key, source or "person")
+        return
+    if agreement:
+        console.print(_agreement(annotators_agree(settings, pipeline.name)), highlight=False)
         return
     by = source or f"person:{getpass.getuser()}"
     requests = open_requests(settings, pipeline)
@@ -87,6 +93,13 @@ def _label_one(settings: Settings, pipeline: Pipeline, event_id: str, value: str
     message = {"event_id": event_id, "label": parsed, "labelled_at_ms": now_ms, "source": source}
     send(settings, TopicNames.of(pipeline), [Produced("labels", key, now_ms, message)])
     console.print(f"labelled {event_id} as {value}", highlight=False)
+
+
+def _agreement(found: Agreement | None) -> str:
+    if found is None:
+        return "no item has two answers yet"
+    kappa = "none: all answers are the same" if found.kappa is None else f"{found.kappa:.3f}"
+    return f"{found.items:,} items with two answers: {found.share:.1%} agree, Cohen's kappa {kappa}"
 
 
 # -- in the terminal -----------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     "dag-processor": ("dag-processor",),
     "triggerer": ("triggerer", "--skip-serve-logs"),
 }
+WATCHED = ("drifts", "label_requests")
 # Why each is not what Airflow has by default: docs/decisions/011-airflow.md.
 SETTINGS = {
     "CORE__EXECUTOR": "LocalExecutor",
@@ -62,7 +63,7 @@ class AirflowServer:
         python: of the environment in which Airflow is installed.
         reaper: stops its processes if this process dies.
         environment: of all its processes: what `Stack.environment()` returns, `DRIFTLOOP_PIPELINES` included.
-        pipelines: names of the pipelines whose drifts are watched.
+        pipelines: names of the pipelines whose drifts and label requests are watched.
         kafka: `Settings.kafka()`.
         dags: the folder of DAG files.
         connections: more of Airflow's connections, by id.
@@ -100,7 +101,7 @@ class AirflowServer:
         self.environment = {
             **environment,
             **self._settings(port, dags),
-            **dict(kafka_connection(kafka or {}, name) for name in pipelines),
+            **dict(kafka_connection(kafka or {}, name, topic) for name in pipelines for topic in WATCHED),
             **{f"AIRFLOW_CONN_{name.upper()}": value for name, value in (connections or {}).items()},
             "DRIFTLOOP_PIPELINES_CACHE": str(self.directory / "pipelines"),
         }

@@ -32,6 +32,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 NAME = "watched"
 LOOPED = "looped"
+ASKED = "asked"
 PIPELINES = HERE / "pipelines"
 
 
@@ -101,7 +102,7 @@ def watched(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     os.environ["DRIFTLOOP_TEST_WATCHED"] = NAME
     pipeline = load_pipeline(PIPELINES / "watched.py").pipeline
     settings = load_settings(brokers=stack.brokers, redis_url=stack.redis_url, signing_key=stack.signing_key())
-    for name in (NAME, LOOPED):
+    for name in (NAME, LOOPED, ASKED):
         KafkaTopics(settings.kafka(), TopicNames(name)).create(2, 1)
     dags = tmp_path_factory.mktemp("dags")
     for file in (*(ROOT / "dags").glob("*.py"), *(HERE / "dags").glob("*.py")):
@@ -119,10 +120,12 @@ def watched(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
                 DRIFTLOOP_PIPELINES=str(PIPELINES),
                 DRIFTLOOP_DRIFT_GAP_S="2",
                 DRIFTLOOP_DRIFT_CHECK_CRON="0 0 29 2 *",  # not now: the clock would hide what the wake-up does
+                DRIFTLOOP_LABEL_GAP_S="2",
+                DRIFTLOOP_LABEL_CHECK_CRON="0 0 29 2 *",
                 DRIFTLOOP_ALERT_EMAIL="ops@example.org",
                 DRIFTLOOP_ALERT_WEBHOOK_URL=url,
             ),
-            pipelines=[NAME, LOOPED],
+            pipelines=[NAME, LOOPED, ASKED],
             kafka=settings.kafka(),
             dags=dags,
             connections={"smtp_default": json.dumps(smtp)},

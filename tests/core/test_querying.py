@@ -367,6 +367,9 @@ def test_numbers_are_asked_about_evenly():
     [
         ({"strategy": "entropy"}, "labelling.strategy", "balanced"),
         ({"per_1000": 0}, "labelling.per_1000", "0.01 to 1000"),
+        ({"annotators": 3}, "labelling.annotators", "1 or 2"),
+        ({"batch": 201}, "labelling.batch", "at most 200"),
+        ({"within": "soon"}, "labelling.within", "whole number"),
         ({"per_1000": 1_001}, "labelling.per_1000", "0.01 to 1000"),
         ({"per_day": 0}, "labelling.per_day", "from 1"),
         ({"uniform_share": 0.0}, "labelling.uniform_share", "0.01 to 1"),

@@ -33,10 +33,10 @@ print(json.dumps({
 """
 PIPELINE = """
 from river import linear_model
-from stream import Pipeline, Retrain
+from stream import Labelling, Pipeline, Retrain
 pipeline = Pipeline(
     name="{name}", task="binary", features={{"amount": float}}, model=lambda params: linear_model.LogisticRegression(),
-    retrain=Retrain({retrain}),
+    retrain=Retrain({retrain}), labelling={labelling},
 )
 """
 
@@ -58,8 +58,9 @@ def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What Airflow makes of the files, with three pipelines; the second time, as the dag-processor does."""
     folder = tmp_path_factory.mktemp("pipelines")
     retrains = {"cards": "schedule='0 3 * * *', automation='approval'", "loans": "", "quiet": "on_drift=False"}
+    asks = {"quiet": "Labelling()"}
     for name, retrain in retrains.items():
-        (folder / f"{name}.py").write_text(PIPELINE.format(name=name, retrain=retrain))
+        (folder / f"{name}.py").write_text(PIPELINE.format(name=name, retrain=retrain, labelling=asks.get(name)))
     (folder / "generator.py").write_text("raise RuntimeError('not a pipeline file')\n")
     environment = {
         "AIRFLOW_HOME": str(folder / "home"),
@@ -86,8 +87,11 @@ def test_every_pipeline_has_its_dags(parsed: dict[str, Any]):
     assert set(parsed["dags"]) == {
         "archive_examples__cards", "archive_examples__loans", "archive_examples__quiet",
         "retrain_on_drift__cards", "retrain_on_drift__loans", "retrain_scheduled__cards",
+        "label_requests__quiet",
     }  # fmt: skip
+    assert parsed["active"].pop("label_requests__quiet") > 1  # a run lasts as long as its forms wait
     assert set(parsed["active"].values()) == {1}
+    assert set(parsed["dags"]["label_requests__quiet"]) == {"take_requests", "person.ask", "person.put_answer"}
     assert min(parsed["retries"].values()) >= 3
 
 
