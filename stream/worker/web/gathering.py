@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from stream.adapters.kafka_tails import KafkaTails
+from stream.adapters.kafka_tails import KafkaTails, in_time
 from stream.adapters.redis_models import RedisControl, RedisModelStore
 from stream.adapters.redis_telemetry import RedisTelemetry
 from stream.core.beginning import Beginning
@@ -93,10 +93,10 @@ class Gatherer:
             if time.monotonic() - self._gathered_s < EVERY_S:
                 return
             if self._tailing is None or (self._tailing.done() and time.monotonic() - self._tails_s >= TAILS_EVERY_S):
+                unwatched = time.monotonic() - self._tails_s > 3 * TAILS_EVERY_S
                 self._tails_s = time.monotonic()
-                first = self._tailing is None
                 self._tailing = asyncio.create_task(self._try("Kafka", self._read_kafka))
-                if first:
+                if unwatched:  # nobody has looked for a while: what is there is too old to be shown first
                     await asyncio.wait({self._tailing}, timeout=3.0)
             await self._try("Redis", self._read_redis)
             self._state = msgspec.json.encode(self._shown())
@@ -201,7 +201,7 @@ def _fairly(records: list[Record], count: int) -> list[Record]:
         by_partition.setdefault(record.partition, []).append(record)
     each = -(-count // max(1, len(by_partition)))
     kept = [record for its in by_partition.values() for record in its[-each:]]
-    return sorted(kept, key=lambda record: (record.timestamp_ms, record.partition, record.offset))[-count:]
+    return sorted(kept, key=in_time)[-count:]
 
 
 def _points(stored: list[bytes]) -> list[Point]:
