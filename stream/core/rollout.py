@@ -47,7 +47,8 @@ class Trial(msgspec.Struct, kw_only=True):
     stage: Literal["shadow", "canary", "probation"] = "shadow"
     step: int = -1  # number of the share; -1 in shadow
     labels: int = 0  # pairs that were compared
-    stage_labels: int = 0  # of them since the last change
+    since: int = 0  # examples offset at which the stage began
+    stage_labels: int = 0  # pairs of events that came, and were scored, in this stage
     scored: int = 0
     failures: int = 0
     won: bool = False  # and waits for a person
@@ -81,7 +82,7 @@ class Trial(msgspec.Struct, kw_only=True):
         if gain is not None:
             assert rival is not None
             self.labels += 1
-            self.stage_labels += 1
+            self.stage_labels += int(base.version.rpartition("@")[2]) >= self.since
             self._note_answers(pipeline.task, rival, base)
             for segment, value in segment_values(pipeline.segments, example.features):
                 self._judge_segment(pipeline, segment, value, example.label, rival, base)
@@ -201,9 +202,9 @@ class Trial(msgspec.Struct, kw_only=True):
         names = rival.keys() | base.keys()
         return sum(abs(rival.get(name, 0) - base.get(name, 0)) for name in names) / (2.0 * self.labels)
 
-    def enter(self, step: int) -> None:
-        """Go on with the share of this number."""
-        self.stage, self.step, self.stage_labels = "canary", step, 0
+    def enter(self, step: int, offset: int) -> None:
+        """Go on with the share of this number. Labels of what was answered before say nothing of it: they may be late."""
+        self.stage, self.step, self.since, self.stage_labels = "canary", step, offset, 0
 
     def figures(self, task: str) -> Figures:
         """What the release record and `driftloop models` show."""

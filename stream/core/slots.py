@@ -181,7 +181,7 @@ class Slots:
         assert trial is not None
         by, reason, evidence = f"rule:{decision.rule}", decision.reason, decision.evidence
         if decision.action == "canary":
-            trial.enter(trial.step + 1)
+            trial.enter(trial.step + 1, offset)
             self._record("canary", trial.base, offset, by, reason, evidence, at_ms, decision.share)
         elif decision.action == "promoted":
             self._promote(offset, by, reason, evidence, at_ms)
