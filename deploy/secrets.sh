@@ -24,7 +24,7 @@ if [ ! -e driftloop_redis_url ]; then
     digest=$(printf '%s' "$redis_password" | openssl dgst -sha256 -r | cut -d ' ' -f 1)
     # What workers, Airflow and `driftloop restore` need; others may only ask whether Redis is there.
     keep redis_users "user default on nopass resetkeys resetchannels -@all +ping
-user driftloop on #$digest ~{*}* resetchannels -@all +@read +@write +@connection +@transaction +eval +evalsha +script|load +script|exists -@dangerous +info +restore"
+user driftloop on #$digest ~{*}* resetchannels -@all +@read +@write +@connection +@transaction +eval +evalsha +script|load +script|exists -@dangerous +info +time +restore"
     keep driftloop_redis_url "redis://driftloop:$redis_password@redis:6379/0"
 fi
 if [ ! -e airflow_database ]; then

@@ -15,6 +15,9 @@ from confluent_kafka.admin import AclOperation, AdminClient, ResourceType
 
 from stream.adapters.file_pipelines import load_pipeline
 from stream.adapters.kafka_topics import KafkaTopics
+from stream.cli.backing_up import back_up
+from stream.cli.checks import examine
+from stream.cli.facts import gather
 from stream.cli.producing import follow, produce
 from stream.cli.running import worker_command
 from stream.cli.showing import read_status
@@ -39,7 +42,7 @@ KAFKA_RIGHTS = [
 ]
 REDIS_RIGHTS = (
     f"~{{{NAME}:*}}:* ~{{{NAME}:control}} ~{{{NAME}}}:* resetchannels -@all +@read +@write +@connection +@transaction "
-    "+eval +evalsha +script|load +script|exists -@dangerous +info"
+    "+eval +evalsha +script|load +script|exists -@dangerous +info +time"
 )
 
 
@@ -128,6 +131,9 @@ def test_a_pair_of_workers_over_tls_with_no_more_rights_than_documented(secured:
         assert status.learner["counts"]["learned"] == 800
         assert len(list(follow(settings, names.predictions, from_start=True, to_end=True))) == 800
         assert secured.terminator.connections > 2
+        assert examine(gather(pipeline, settings)) == []  # the doctor needs no more rights, and finds nothing
+        _, manifest = back_up(settings, pipeline, str(secured.directory / "backups"))
+        assert len(manifest.files) > 10
     finally:
         for worker in workers:
             worker.signal(15)

@@ -141,6 +141,9 @@ def test_everything_goes_on_from_a_backup_and_nothing_is_answered_or_learned_twi
     learnable = sum(timing in ("on_time", "early", "default") for _, _, timing in once)
     assert status.learner["counts"]["learned"] == learnable  # ... and were passed over
     assert "gaps" not in status.learner["counts"]
+    its = json.loads(call(world, "replay", Path("topics"), "--exact", "--json").splitlines()[-1])
+    assert its["equal"] == its["predictions"] > 3_000  # every answer is still what it says
+    assert its["not_rebuilt"] == 0
 
 
 def source(value: bytes | None) -> Any:
