@@ -26,7 +26,7 @@ from stream.settings import load_settings
 from stream.topics import TopicNames
 
 FILE = Path(__file__).parents[1] / "examples" / "payments" / "pipeline.py"
-RATE, FOR_S = 300.0, 20.0
+RATE, FOR_S = 300.0, 15.0
 VIEWERS = (0, 1, 5, 0, 1, 5)
 
 
