@@ -167,8 +167,12 @@ def test_every_workers_page_shows_the_same(served: Served):
         return states[0] == states[1] and len(states[0]["workers"]) == 2 and bool(states[0]["predictions"])
 
     served.world.wait(same, "both pages to agree")
-    courses = [json.loads(served.get(role, "/course")[2]) for role in served.ports]
-    assert courses[0]["offset"] and courses[0]["offset"][-1] == courses[1]["offset"][-1]
+
+    def same_course() -> bool:  # each page looks for new points now and then
+        courses = [json.loads(served.get(role, "/course")[2]) for role in served.ports]
+        return bool(courses[0]["offset"]) and courses[0]["offset"][-1] == courses[1]["offset"][-1]
+
+    served.world.wait(same_course, "both courses to agree")
 
 
 def test_metrics_are_there_and_say_what_the_state_says(served: Served):
