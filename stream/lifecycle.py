@@ -46,7 +46,7 @@ class Retrain:
     on_drift: bool = True
     schedule: str | None = None
     cool_down: str = "6h"
-    follow_ups: Sequence[int] = (500, 1_500, 4_000)
+    follow_ups: Sequence[int] = (500, 1_500, 4_000, 10_000)
     trials: int = 24
     workers: int = 2
     window_max: int = 100_000
