@@ -175,6 +175,9 @@ class BaseStore(Protocol):
     def put_base(self, data: bytes, base: str) -> None:
         """Store a base. The same again is harmless. Raises Conflict, Unavailable."""
 
+    def replace_base(self, data: bytes, base: str) -> None:
+        """Store it whatever is there. Raises Unavailable."""
+
     def get_base(self, base: str) -> bytes:
         """Raises Unavailable."""
 

@@ -40,6 +40,10 @@ class ArtifactFiles:
         elif stored != data:
             raise Conflict(f"{path} exists with other content")
 
+    def replace_base(self, data: bytes, base: str) -> None:
+        """Store a base whatever is there: the same model, sealed anew."""
+        self.put_file(f"bases/{base}.model", data)
+
     def get_base(self, base: str) -> bytes:
         """Raises Unavailable if there is no such base."""
         return self.get_file(f"bases/{base}.model")

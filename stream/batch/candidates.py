@@ -27,7 +27,16 @@ from stream.core.unlearning import Labelled, LeftOut, left_out_of
 from stream.errors import SnapshotRefused, Unavailable
 from stream.messages import Example
 
-__all__ = ["Recipe", "Starts", "base_before", "champion_at", "find_transfer", "high_water_at", "taken_back"]
+__all__ = [
+    "Recipe",
+    "Starts",
+    "base_before",
+    "champion_at",
+    "find_transfer",
+    "high_water_at",
+    "line_start",
+    "taken_back",
+]
 
 
 BATCH = 5_000  # examples read at once
@@ -59,6 +68,15 @@ def base_before(run: Run, name: str | None, shard: int, offset: int) -> ModelBas
             return base
         name = base.provenance.get("parent")
     return _fresh(run, shard)
+
+
+def line_start(run: Run, name: str | None) -> int:
+    """The examples offset at which a champion's line begins: that of its first base. Raises as `base_before` does."""
+    start = 0
+    while name is not None:
+        base = open_base(run.files.get_base(name), run.keys, pipeline=run.pipeline.name, extra_allowed=run.allowed)
+        start, name = base.offset, base.provenance.get("parent")
+    return start
 
 
 def _fresh(run: Run, shard: int) -> ModelBase:

@@ -13,6 +13,7 @@ from typing import Any
 
 from stream.adapters.file_pipelines import LoadedPipeline
 from stream.batch import archiving, comparing, fitting, releasing, searching, taking_up
+from stream.batch.candidates import line_start
 from stream.batch.plans import Run
 from stream.batch.windows import choose_window as find_window
 from stream.settings import Settings
@@ -62,8 +63,11 @@ def choose_window(
         if roster is None:
             found = {"go": False, "why": "nothing is live under this name", "window": None, "champion": None}
         else:
-            chosen = find_window(loaded.pipeline, run.source, change_point=taken.get("from_offset"))
-            found = {"go": chosen["window"] is not None, **chosen, "champion": roster.champion.partition("@")[0]}
+            champion = roster.champion.partition("@")[0]
+            # Examples from before the last reset are of another numbering.
+            since = max(taken.get("from_offset") or 0, line_start(run, champion))
+            chosen = find_window(loaded.pipeline, run.source, change_point=since or None)
+            found = {"go": chosen["window"] is not None, **chosen, "champion": champion}
         if found["go"]:  # a window that is too short today may be long enough at a retry
             run.keep("window.json", found)
     return dict(found)

@@ -102,7 +102,10 @@ class TreeBound:
         self._leaves_max = leaves_max
         parts = [part for _, part in parts_of(model)]
         self._fixed = [part for part in parts if _is(part, HoeffdingTree)]
-        self._growing = any(_is(part, base.Ensemble) for part in parts)
+        # A forest replaces its trees; one against the rest makes a tree when a class first comes.
+        self._growing = any(
+            _is(part, base.Ensemble) or isinstance(getattr(part, "classifiers", None), dict) for part in parts
+        )
 
     def enforce(self) -> bool:
         """Stop the growth of trees that are full; true if one was stopped now. O(trees)."""

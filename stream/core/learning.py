@@ -105,6 +105,7 @@ class LearnStep:
         self._high_water: dict[int, int] = {}
         self.counts: dict[str, int] = {}
         self.offset = start  # of the next example
+        self._at_ms = 0  # timestamp of the last one
         self.first = ModelBase(pipeline=pipeline.name, shard=shard, offset=start, model=pipeline.build())
         self.slots = Slots(pipeline, shard, Pupil.of(pipeline, self.first, extra_allowed))
 
@@ -178,6 +179,7 @@ class LearnStep:
         out: list[Outgoing] = []
         for record in records:
             self.offset = record.offset + 1
+            self._at_ms = record.timestamp_ms
             try:
                 self._example(self._parse(record), record, out)
             except RecordRejected as rejected:
@@ -287,6 +289,10 @@ class LearnStep:
         for _, pupil in self.slots.others():
             pupil.mend()
         models = {slot: pupil.dump() for slot, pupil in self.slots.pupils.items()}
+        limit = self._pipeline.limits.snapshot_bytes_max
+        for slot in [slot for slot, data in models.items() if slot != CHAMPION and len(data) > limit]:
+            words = f"it has grown to {len(models.pop(slot))} bytes, limits.snapshot_bytes_max is {limit}"
+            self.slots.drop(slot, "size", words, self.offset, self._at_ms)
         size = sum(map(len, models.values()))
         if len(models[CHAMPION]) > self._pipeline.limits.snapshot_bytes_max:
             raise DriftloopError(

@@ -25,6 +25,7 @@ __all__ = ["Decision", "Trial"]
 
 FAILURES_LABELS_MIN = 64
 SHIFT_LABELS_MIN = 256
+RAREST_MIN = 50  # labels of the rarer class before a candidate can win
 Figures = dict[str, float | int | str | bool | None]
 
 
@@ -49,6 +50,7 @@ class Trial(msgspec.Struct, kw_only=True):
     labels: int = 0  # pairs that were compared
     since: int = 0  # examples offset at which the stage began
     stage_labels: int = 0  # pairs of events that came, and were scored, in this stage
+    seen: int = 0  # examples that were learned since it began
     scored: int = 0
     failures: int = 0
     won: bool = False  # and waits for a person
@@ -70,7 +72,10 @@ class Trial(msgspec.Struct, kw_only=True):
 
     def update(self, example: Example, pipeline: Pipeline) -> Decision | None:
         """Take one label; the decision that it brings, if any. Later decisions are up to the caller's new trial."""
+        self.seen += 1
         rival, base = _of(example, self.rival), _of(example, self.base)
+        if self.seen % FAILURES_LABELS_MIN == 0 and (decision := self._without_pairs(pipeline)) is not None:
+            return decision
         if base is None:  # answered before the trial began
             return None
         self.scored += 1
@@ -156,6 +161,15 @@ class Trial(msgspec.Struct, kw_only=True):
             return None
         return self._forward(pipeline, needed)
 
+    def _without_pairs(self, pipeline: Pipeline) -> Decision | None:
+        """A trial whose models are not both scored must end, too: the scorers may refuse one of them."""
+        rollout = pipeline.rollout
+        limit = max(rollout.labels_max, rollout.probation_labels)
+        if self.won or self.seen < limit or self.labels * 2 >= self.seen:
+            return None
+        words = f"of {self.seen} labels only {self.labels} had answers of both models"
+        return self._decision("confirmed" if self.stage == "probation" else "rejected", "no_answers", words)
+
     def _forward(self, pipeline: Pipeline, needed: float) -> Decision | None:
         rollout = pipeline.rollout
         enough = self.stage_labels >= (rollout.shadow_labels if self.step < 0 else rollout.share_labels)
@@ -164,7 +178,7 @@ class Trial(msgspec.Struct, kw_only=True):
             share = rollout.shares[self.step + 1]
             words = f"not behind after {self.labels} labels: it answers {share:.0%} of the entities"
             return self._decision("canary", "share", words, share)
-        if enough and last and self.evidence.better >= needed:
+        if enough and last and self.evidence.better >= needed and self._rarest(pipeline.task) >= RAREST_MIN:
             words = f"better than the champion: evidence {self.evidence.better:.3g}, needed {needed:g}"
             if rollout.promote == "automatic":
                 return self._decision("promoted", "sequential_test", words)
@@ -174,6 +188,12 @@ class Trial(msgspec.Struct, kw_only=True):
             words = f"no better after {self.labels} labels: evidence {self.evidence.better:.3g}, needed {needed:g}"
             return self._decision("rejected", "labels_max", words)
         return None
+
+    def _rarest(self, task: str) -> int:
+        """Labels of the rarest class, where there are two: the bet is not fair while hardly any have come."""
+        if task not in ("binary", "anomaly"):
+            return RAREST_MIN
+        return min((self.losses.labels.get(name, 0) for name in ("false", "true")), default=0)
 
     @property
     def _rival_name(self) -> str:

@@ -202,10 +202,23 @@ class Slots:
         self._record("promoted", candidate.base, offset, by, reason, evidence, at_ms, 1.0, parent=former.base)
 
     def _roll_back(self, offset: int, by: str, reason: str, evidence: Figures, at_ms: int) -> None:
+        if CHALLENGER in self.pupils:
+            self._reject(offset, by, "it was compared with the champion, which is rolled back", {}, at_ms)
         bad, self.pupils[CHAMPION] = self.champion, self.pupils.pop(PREVIOUS)
-        self.pupils.pop(CHALLENGER, None)  # it was compared with the one that goes
         self.state.trial = None
         self._record("rolled_back", bad.base, offset, by, reason, evidence, at_ms, parent=self.champion.base)
+
+    def drop(self, slot: str, rule: str, reason: str, offset: int, at_ms: int) -> None:
+        """A model beside the champion that cannot stay."""
+        trial = self.trial
+        if slot == CHALLENGER:
+            self._reject(offset, f"rule:{rule}", reason, {}, at_ms)
+            return
+        self.pupils.pop(slot)
+        if trial is not None and trial.stage == "probation":
+            self.state.trial = None
+            words = f"there is nothing to go back to: {reason}"
+            self._record("confirmed", trial.base, offset, f"rule:{rule}", words, {}, at_ms, 1.0)
 
     def _reject(self, offset: int, by: str, reason: str, evidence: Figures, at_ms: int) -> None:
         gone = self.pupils.pop(CHALLENGER)

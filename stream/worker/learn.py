@@ -16,6 +16,7 @@ import msgspec
 
 from stream.core.learning import LearnStep
 from stream.core.records import Record
+from stream.errors import Conflict
 from stream.messages import Release
 from stream.ports import BaseStore, ModelStore, Outgoing, Publisher
 from stream.worker.owner import Owner, retrying
@@ -61,6 +62,7 @@ class LearnShard(Owner):
         self._committed_offset = -1
         self._next_snapshot_s = 0.0
         self._next_look_s = 0.0
+        self._unpublished = False
 
     async def acquire(self) -> dict[str, int]:
         """Take the shard over; returns where to read on, nothing if nowhere yet. Commits the base model at first start."""
@@ -87,7 +89,10 @@ class LearnShard(Owner):
         name = self._step.base
 
         async def put() -> None:
-            await asyncio.to_thread(bases.put_base, seal(), name)
+            try:
+                await asyncio.to_thread(bases.put_base, seal(), name)
+            except Conflict:  # the same model, sealed by another key or Python: ours is as good
+                await asyncio.to_thread(bases.replace_base, seal(), name)
 
         await retrying(put, "first base")
 
@@ -135,7 +140,9 @@ class LearnShard(Owner):
         """Judge and learn one micro-batch."""
         out = self._step.step(records)  # the same again after a crash: it lies behind the last snapshot
         if out:
+            self._unpublished = True  # should this be cut off, the next owner does it again from the last snapshot
             await self._publisher.publish(out)
+            self._unpublished = False
             self._crash_point("learn.after_publish")
         self._taken += len(records)
 
@@ -179,7 +186,7 @@ class LearnShard(Owner):
         """A last snapshot before the shard is given up."""
         if self._desk is not None:
             await self._desk.close()
-        if self._dirty or self._step.slots.changed:
+        if not self._unpublished and (self._dirty or self._step.slots.changed):
             await self.snapshot()
 
 

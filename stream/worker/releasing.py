@@ -21,7 +21,7 @@ from stream.core.model_bases import open_base
 from stream.core.records import Record
 from stream.core.rollout import Decision
 from stream.core.slots import Command
-from stream.errors import ConfigurationError, DriftloopError, Unavailable
+from stream.errors import ConfigurationError, Unavailable
 from stream.ports import BaseStore, ModelStore
 from stream.worker.owner import retrying
 
@@ -128,6 +128,12 @@ class Desk:
         )
         if base.name != command.base or base.shard != self._shard:
             raise ConfigurationError("base", command.base, f"the file holds {base.name} of shard {base.shard}")
+        if base.offset < self._step.first.offset:
+            raise ConfigurationError(
+                "base",
+                command.base,
+                f"it begins at {base.offset}, before the last reset ({self._step.first.offset}): retrain",
+            )
         if base.offset > self._step.offset:
             raise ConfigurationError("base", command.base, f"it begins at {base.offset}, beyond {self._step.version}")
         follower = self._step.follower(base)
@@ -172,10 +178,9 @@ class Desk:
             follower = task.result()
             while follower.offset < self._step.offset:
                 await self._learn_until(follower, self._step.offset)
-        except DriftloopError as error:
-            self._refuse(command, str(error))
-            return
-        self._carry_out(command, follower)
+            self._carry_out(command, follower)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with a candidate must not end the champion's learner
+            self._refuse(command, f"{type(error).__name__}: {error}")
 
     # -- the guard on latency ------------------------------------------------------------------------------------------
 

@@ -321,7 +321,8 @@ class ScoreRole(_Role):
         found = await retrying(lambda: self._models.models(0, slots), "models")
         if CHAMPION in found:
             self._live = await asyncio.to_thread(self._ready, found)
-            self._roster = found["roster"]
+            if found["roster"] == data:  # else it has changed between the two calls, and is read again
+                self._roster = data
 
     def _ready(self, found: Mapping[str, bytes]) -> LiveModel:
         """The models of one moment, made ready to score."""
@@ -341,7 +342,7 @@ class ScoreRole(_Role):
             return live
         try:
             header, scorer, _ = self._scorer(found[beside.slot], watched=True)
-        except DriftloopError as error:  # it is not scored, and the judge gets no labels of it: it stays where it is
+        except Exception as error:  # noqa: BLE001 - it is not scored, and goes when too few labels have both answers
             log.error("the %s was refused: %s", beside.slot, error, extra={"code": "model_refused"})
             return live
         ref = ModelRef(self._pipeline.name, header.version, beside.slot)

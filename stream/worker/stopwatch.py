@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -9,6 +11,7 @@ from stream.core.explaining import Answer, Scorer
 
 __all__ = ["Stopwatch"]
 
+KEPT = 101
 EVERY = 8  # calls are timed one in so many
 
 
@@ -16,10 +19,16 @@ class Stopwatch:
     """Times scorers by the base of their model."""
 
     def __init__(self) -> None:
-        self.spent: dict[str, list[float]] = {}  # base -> [calls timed, microseconds]
+        self._times: dict[str, deque[float]] = {}  # base -> the last calls timed, microseconds
+        self._calls: dict[str, int] = {}
+
+    @property
+    def spent(self) -> dict[str, tuple[int, float]]:
+        """Base -> calls timed, and what they took: the median, because a machine that pauses is no slow model."""
+        return {base: (self._calls[base], self._calls[base] * median(times)) for base, times in self._times.items()}
 
     def reset(self) -> None:
-        self.spent = {}
+        self._times, self._calls = {}, {}
 
     def watch(self, base: str, scorer: Scorer) -> Scorer:
         """The same scorer, with some of its calls timed."""
@@ -32,9 +41,9 @@ class Stopwatch:
                 return scorer(x)
             started_s = perf_counter()
             answer = scorer(x)
-            spent = self.spent.setdefault(base, [0, 0.0])
-            spent[0] += 1
-            spent[1] += (perf_counter() - started_s) * 1e6
+            took_us = (perf_counter() - started_s) * 1e6
+            self._times.setdefault(base, deque(maxlen=KEPT)).append(took_us)
+            self._calls[base] = self._calls.get(base, 0) + 1
             return answer
 
         return timed

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from river import dummy, linear_model, optim, preprocessing, stats
+from river import dummy, linear_model, optim, preprocessing, stats, tree
 
 from stream import Rollout
 from stream.core.digest import state_digest
@@ -22,7 +22,7 @@ from stream.core.records import Record
 from stream.core.slots import Command
 from stream.errors import ConfigurationError, SnapshotRefused
 from stream.messages import Example, Release, Served, Source
-from stream.pipeline import Pipeline
+from stream.pipeline import Limits, Pipeline
 from tests.support.records import pipeline_of
 
 KEY = b"k" * 32
@@ -436,3 +436,63 @@ def test_a_regression_is_judged_by_its_errors():
         actions += [r.action for r in step.slots.state.outbox]
         step.slots.state.outbox = []
     assert actions == ["released", "canary", "canary", "promoted", "confirmed"]
+
+
+def test_a_trial_whose_candidate_is_not_scored_ends():
+    live = Live(cards(model=build, rollout=msgspec_replace(QUICK, labels_max=1_000, probation_labels=500)))
+    live.release(right(0.9))
+    example = live._example
+
+    def without() -> Record:
+        record = example()
+        value = msgspec.json.decode(record.value)
+        value["served"].pop("challenger", None)
+        return msgspec.structs.replace(record, value=msgspec.json.encode(value))
+
+    live._example = without  # type: ignore[method-assign]
+    live.run(1_100)
+    assert live.actions() == ["released", "rejected"]
+    assert live.releases[-1].decided_by == "rule:no_answers"
+
+
+def test_a_roll_back_says_that_the_candidate_goes_too():
+    live = Live()
+    live.release(right(0.9))
+    while "confirmed" not in live.actions():
+        live.run(100)
+    champion = live.step.base
+    other = live.release(right(0.9), rate=0.9)
+    live.step.command(live.command("roll_back", champion))
+    live._take()
+    assert [(r.action, r.base) for r in live.releases[-2:]] == [("rejected", other.name), ("rolled_back", champion)]
+
+
+def test_a_candidate_that_outgrows_the_limit_goes_and_the_champion_is_committed():
+    size = len(LearnStep(cards(model=build), shard=0, keys=[KEY], configuration="c").slots.champion.dump())
+    live = Live(cards(model=build, limits=Limits(snapshot_bytes_max=size + 400)))
+    live.run(50)
+    base = ModelBase(
+        pipeline="cards", shard=0, offset=50, high_water={0: 50}, model=tree.HoeffdingTreeClassifier(grace_period=20)
+    )
+    live.guesses[base.name] = right(0.8)
+    live.step.command(live.command("release", base.name), live.step.follower(base))
+    live.run(300)
+    snapshot = live.step.snapshot()
+    live._take()
+    assert list(snapshot.models) == ["champion"]
+    assert (live.releases[-1].action, live.releases[-1].decided_by) == ("rejected", "rule:size")
+
+
+def test_rare_classes_need_labels_before_a_candidate_wins():
+    live = Live()
+    live.release(right(0.99))
+    trial = live.step.slots.trial
+    assert trial is not None
+    trial.losses.labels = {"false": 10_000, "true": 10}
+    trial.labels = trial.stage_labels = 10_000
+    trial.step = 1
+    trial.evidence.log_better = [10.0] * 5
+    assert trial._decide(live.pipeline) is None
+    trial.losses.labels["true"] = 60
+    decision = trial._decide(live.pipeline)
+    assert decision is not None and decision.action == "promoted"
