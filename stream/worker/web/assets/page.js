@@ -98,7 +98,8 @@ const column = (name) => course.offset.map((x, i) => [x, course[name][i]]);
 function quality() {
   $("quality-title").textContent = `${word(state.key)[0].toUpperCase()}${word(state.key).slice(1)} in the sliding window, over the examples learned`;
   const systems = [["model", "c-blue", "served"], ["prior", "c-grey", "prior"], ["persistence", "c-orange", "last label"]].filter(([name]) => course?.[name]?.some((v) => v !== null));
-  legend("quality-legend", systems.map(([, cls, text]) => [text, cls]));
+  const marked = marks(), told = [["drift", "c-red"], ["promoted", "c-green"], ["rolled back", "c-purple"]].filter(([text]) => marked.some((m) => m.text === text));
+  legend("quality-legend", [...systems.map(([, cls, text]) => [text, cls]), ...told]);
   if (!course?.offset?.length) {
     $("quality-chart").replaceChildren(el("p", { class: "note" }, "No figures yet: they come with the first labels."));
     return;
@@ -106,7 +107,7 @@ function quality() {
   const series = systems.reverse().map(([name, cls]) => ({ cls, points: column(name) }));
   const last = course.model.filter((v) => v !== null).at(-1);
   lines($("quality-chart"), {
-    series, marks: marks(), yText: (v) => compact(v), yMax: state.task === "regression" ? null : 1, xTicks: 8,
+    series, marks: marked, yText: (v) => compact(v), yMax: state.task === "regression" ? null : 1, xTicks: 8,
     label: `${word(state.key)} of served predictions, now ${figure(last)}; ${state.drifts.length} drifts marked`, none: "Not enough points yet.",
   });
 }
@@ -166,13 +167,15 @@ function models() {
   if (!trial) return rows.length && $("trial").append(el("p", { class: "note" }, "Nobody is on trial. A released candidate is scored beside the champion, then answers a growing share."));
   const name = "mae_candidate" in trial ? "mae" : "accuracy";
   const pair = (k, v) => [el("dt", {}, k), el("dd", {}, v)];
-  const wealth = el("div", { class: "chart wealth" });
+  const wealth = el("div", { class: "chart wealth" }), rolling = el("div", { class: "chart wealth" });
   $("trial").append(
     el("dl", { class: "pairs" }, ...pair("stage", trial.stage), ...pair("labels compared", whole(trial.labels)),
       ...pair(`${word(name)}: on trial, rival`, `${figure(trial[`${name}_candidate`])}, ${figure(trial[`${name}_rival`])}`),
       ...pair("distance of the answers", figure(trial.distribution_shift))),
     el("div", { class: "multi-title" }, el("span", {}, "Evidence, valid at any moment"), el("span", { class: "legend" }, el("span", { class: "c-green" }, "better"), el("span", { class: "c-red" }, "worse"))),
     wealth,
+    el("div", { class: "multi-title" }, el("span", {}, `${word(name)}, step by step`), el("span", { class: "legend" }, el("span", { class: "c-blue" }, "on trial"), el("span", { class: "c-grey" }, "rival"))),
+    rolling,
   );
   const points = (course?.trial ?? []).filter((t) => t && t[0] === trial.base && (t[1] === "probation") === (trial.stage === "probation"));
   lines(wealth, {
@@ -180,6 +183,23 @@ function models() {
     levels: [{ y: trial.needed, cls: "c-grey", text: `decides: ${compact(trial.needed)}` }], logarithmic: true, none: "The course of the evidence comes with the next labels.",
     label: `evidence that the model on trial is better ${compact(trial.evidence_better)}, worse ${compact(trial.evidence_worse)}, needed ${compact(trial.needed)}`,
   });
+  lines(rolling, {
+    series: [{ cls: "c-grey", points: steps(points, 5) }, { cls: "c-blue", points: steps(points, 4) }], none: "It comes with the next labels.",
+    label: `${word(name)} of the model on trial and of its rival, over the labels compared`,
+  });
+}
+
+// The figures of a trial are means since its beginning; between two points lies the mean of the labels between them.
+function steps(points, at) {
+  const found = [];
+  let before = [0, 0];
+  for (const t of points) {
+    if (t[at] === null || t[3] - before[0] < 200) continue;
+    const sum = t[at] * t[3];
+    found.push([t[3], (sum - before[1]) / (t[3] - before[0])]);
+    before = [t[3], sum];
+  }
+  return found;
 }
 
 const TONES = { started: "blue", released: "blue", canary: "warm", promoted: "good", confirmed: "good", rolled_back: "bad", rejected: "bad" };
