@@ -126,17 +126,26 @@ def test_a_better_candidate_becomes_the_champion_and_a_person_takes_it_back(worl
 )
 def test_a_learner_killed_in_a_rollout(world: World, point: str, done_before: list[str]):
     learner = begin(world, EVENTS)
-    learner.signal(15)
-    world.wait_for_death(learner, 0)
+    scorer = world.workers[-1]
+    for worker in (learner, scorer):  # events wait until there is somebody to judge their answers
+        worker.signal(15)
+        world.wait_for_death(worker, 0)
     base = candidate(world)
     release(world.settings, world.pipeline, base, by="run:test", command_id="r1")
     doomed = world.start("learn", crash_at=point)
+    if "canary" in done_before:
+        scorer = world.start("score", **SLOW)
     world.wait_for_death(doomed, KILLED)
+    if "canary" in done_before:
+        scorer.signal(15)
+        world.wait_for_death(scorer, 0)
     in_redis = msgspec.json.decode(world.redis.hget(f"{{{world.name}:model:0}}:live", "roster") or b"{}")  # type: ignore[arg-type]
     assert (in_redis.get("beside") is not None) == bool(done_before)
     if not done_before:
         assert [c.base for c in pending(world.settings, world.name)] == [base]
     world.start("learn")
+    world.wait(lambda: "released" in actions(world), "the release")
+    world.start("score", **SLOW)
     world.wait(lambda: "promoted" in actions(world), "the promotion", 100)
     world.wait_settled()
     verdict = examine(world)
