@@ -16,15 +16,15 @@ from typing import Any
 
 import msgspec
 
-from stream.adapters.memory import MemoryStateStore
+from stream.batch.offline_scoring import OfflineScoring
 from stream.core.explaining import compile_scorer
 from stream.core.learning import LearnStep, open_for_serving
 from stream.core.records import Record
-from stream.core.scoring import LiveModel, ScoreStep
+from stream.core.scoring import LiveModel
 from stream.errors import ConfigurationError
 from stream.messages import ModelRef, Prediction
 from stream.pipeline import Pipeline
-from stream.ports import Lease, Outgoing
+from stream.ports import Outgoing
 
 __all__ = ["ExactReplay", "LivePredictions", "exact_replay"]
 
@@ -208,8 +208,7 @@ class _Exact:
         self._versions = versions
         self._fetch_live = fetch_live
         self._on_records = on_records
-        self._store = MemoryStateStore()
-        self._partitions: dict[int, tuple[ScoreStep, Lease]] = {}
+        self._scoring = OfflineScoring(pipeline)
         self._missing: set[int] = set()  # versions that cannot be built
         self.seen: set[tuple[int, int]] = set()
         self.equal = self.only_replayed = 0
@@ -263,24 +262,7 @@ class _Exact:
         return sum(record.topic == "events" for queue in queues.values() for record in queue)
 
     async def _score(self, partition: int, records: Sequence[Record], model: LiveModel) -> None:
-        store = self._store
-        if partition not in self._partitions:
-            acquired = await store.acquire(partition)
-            self._partitions[partition] = ScoreStep(self._pipeline, partition, acquired), acquired.lease
-        step, lease = self._partitions[partition]
-        batch = step.parse(records)
-        needs = step.needs(batch)
-        fetched = await store.fetch(
-            partition,
-            generation=needs.generation,
-            entities=needs.entities,
-            event_ids=needs.event_ids,
-            due_until_ms=needs.due_until_ms,
-        )
-        due = await store.remembered(partition, step.load(needs, fetched, batch))
-        commit, outgoing = step.step(batch, due, model)
-        commit.outbox = None
-        await store.commit(lease, commit)
+        outgoing = await self._scoring.score(partition, records, model)
         for out in outgoing:
             if out.topic == "predictions":
                 self._compare(out)

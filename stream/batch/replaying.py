@@ -14,15 +14,15 @@ from typing import Any
 
 import msgspec
 
-from stream.adapters.memory import MemoryStateStore
+from stream.batch.offline_scoring import OfflineScoring
 from stream.core.evaluating import KEY_FIGURE
 from stream.core.explaining import compile_scorer
 from stream.core.learning import LearnStep
 from stream.core.records import Record
-from stream.core.scoring import LiveModel, ScoreStep
+from stream.core.scoring import LiveModel
 from stream.messages import Drift, ModelRef
 from stream.pipeline import Pipeline
-from stream.ports import Lease, Outgoing
+from stream.ports import Outgoing
 
 __all__ = ["Point", "Replayed", "replay"]
 
@@ -90,8 +90,7 @@ class _Replay:
         self._pipeline = pipeline
         self._refresh = refresh
         self._on_output = on_output
-        self._store = MemoryStateStore()
-        self._partitions: dict[int, tuple[ScoreStep, Lease]] = {}
+        self._scoring = OfflineScoring(pipeline)
         self._learner = LearnStep(
             pipeline, shard=0, keys=KEYS, configuration="replay", window=window, extra_allowed=extra_allowed
         )
@@ -133,24 +132,7 @@ class _Replay:
 
     async def _score(self, partition: int, records: list[Record], model: LiveModel) -> list[Outgoing]:
         """One micro-batch of a partition, as a score worker does it."""
-        store = self._store
-        if partition not in self._partitions:
-            acquired = await store.acquire(partition)
-            self._partitions[partition] = ScoreStep(self._pipeline, partition, acquired), acquired.lease
-        step, lease = self._partitions[partition]
-        batch = step.parse(records)
-        needs = step.needs(batch)
-        fetched = await store.fetch(
-            partition,
-            generation=needs.generation,
-            entities=needs.entities,
-            event_ids=needs.event_ids,
-            due_until_ms=needs.due_until_ms,
-        )
-        due = await store.remembered(partition, step.load(needs, fetched, batch))
-        commit, outgoing = step.step(batch, due, model)
-        commit.outbox = None
-        await store.commit(lease, commit)
+        outgoing = await self._scoring.score(partition, records, model)
         if self._on_output is not None:
             for out in outgoing:
                 self._on_output(out)
@@ -181,7 +163,7 @@ class _Replay:
 
     def _counts(self) -> dict[str, int]:
         total: dict[str, int] = {}
-        for step, _ in self._partitions.values():
+        for step in self._scoring.steps:
             for name, count in step.meta.counts.items():
                 total[name] = total.get(name, 0) + count
         return total

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +20,7 @@ from stream.adapters.kafka_topics import KafkaTopics
 from stream.cli.producing import produce, read_drifts
 from stream.cli.running import airflow_beside, interruptible, page_url, web_ports, worker_command
 from stream.cli.showing import PipelineStatus, drift_text, quality_table, read_status, status_view
-from stream.cli.sources import Columns, Produced, read_source
+from stream.cli.sources import Columns, Produced, load_generator, read_source
 from stream.core.evaluating import KEY_FIGURE
 from stream.errors import ConfigurationError, DriftloopError, Unavailable
 from stream.local.process import Child, wait_until
@@ -118,12 +116,7 @@ def demo(
 
 def _changing_early(generator: Path, events: int) -> Iterator[Produced]:
     """The payments of the example, whose fraudsters change soon: most of the stream is for what comes after."""
-    spec = importlib.util.spec_from_file_location("driftloop_demo_payments", generator)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    made = module.payments(events, seed=7, change_at=LOOP_CHANGE_AT, days=events / 1_000)
+    made = load_generator(generator).payments(events, seed=7, change_at=LOOP_CHANGE_AT, days=events / 1_000)
     return (Produced(*record) for record in made)
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from stream.errors import ConfigurationError
 from stream.pipeline import Pipeline
 
-__all__ = ["Columns", "Produced", "read_source"]
+__all__ = ["Columns", "Produced", "load_generator", "read_source"]
 
 TRUE, FALSE = frozenset(("1", "true", "yes", "y", "t")), frozenset(("0", "false", "no", "n", "f"))
 
@@ -200,12 +200,18 @@ def _river(name: str, pipeline: Pipeline) -> Iterator[_Row]:
 
 
 def _generator(path: Path, limit: int, seed: int) -> Iterator[Produced]:
+    module = load_generator(path)
+    if not callable(getattr(module, "records", None)):
+        raise ConfigurationError("source", str(path), "define records(limit, seed) that yields (topic, key, ms, value)")
+    return (Produced(*record) for record in module.records(limit, seed))
+
+
+def load_generator(path: Path) -> Any:
+    """Run a generator's file; returns its module. Raises ConfigurationError if there is none."""
     spec = importlib.util.spec_from_file_location(f"driftloop_generator_{path.stem}", path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise ConfigurationError("source", str(path), "no such file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
-    if not callable(getattr(module, "records", None)):
-        raise ConfigurationError("source", str(path), "define records(limit, seed) that yields (topic, key, ms, value)")
-    return (Produced(*record) for record in module.records(limit, seed))
+    return module

@@ -1,0 +1,49 @@
+"""Micro-batches scored as a score worker does it, with the state in memory and nothing published."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stream.adapters.memory import MemoryStateStore
+from stream.core.records import Record
+from stream.core.scoring import LiveModel, ScoreStep
+from stream.pipeline import Pipeline
+from stream.ports import Lease, Outgoing
+
+__all__ = ["OfflineScoring"]
+
+
+class OfflineScoring:
+    """All partitions of one pipeline."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._store = MemoryStateStore()
+        self._partitions: dict[int, tuple[ScoreStep, Lease]] = {}
+
+    @property
+    def steps(self) -> list[ScoreStep]:
+        """Of the partitions that had records."""
+        return [step for step, _ in self._partitions.values()]
+
+    async def score(self, partition: int, records: Sequence[Record], model: LiveModel) -> list[Outgoing]:
+        """One micro-batch; returns what a worker would publish."""
+        store = self._store
+        if partition not in self._partitions:
+            acquired = await store.acquire(partition)
+            self._partitions[partition] = ScoreStep(self._pipeline, partition, acquired), acquired.lease
+        step, lease = self._partitions[partition]
+        batch = step.parse(records)
+        needs = step.needs(batch)
+        fetched = await store.fetch(
+            partition,
+            generation=needs.generation,
+            entities=needs.entities,
+            event_ids=needs.event_ids,
+            due_until_ms=needs.due_until_ms,
+        )
+        due = await store.remembered(partition, step.load(needs, fetched, batch))
+        commit, outgoing = step.step(batch, due, model)
+        commit.outbox = None
+        await store.commit(lease, commit)
+        return outgoing
