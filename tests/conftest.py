@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,20 @@ settings.register_profile("driftloop", deadline=None, print_blob=True)
 settings.load_profile("driftloop")
 
 KAFKA_CACHE = Path(__file__).parents[1] / ".driftloop" / "kafka"
+
+
+@pytest.fixture(autouse=True)
+def leaves_the_environment_alone() -> Iterator[None]:
+    """What one test sets must not be another's default."""
+    before = dict(os.environ)
+    yield
+    now = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    before.pop("PYTEST_CURRENT_TEST", None)
+    changed = {name for name in now.keys() | before.keys() if now.get(name) != before.get(name)}
+    if changed:
+        os.environ.clear()
+        os.environ.update(before)
+    assert not changed, f"the test left {sorted(changed)} changed in the environment"
 
 
 @pytest.fixture(scope="session")

@@ -70,10 +70,10 @@ class AirflowClient:
             for t in self._get(path, limit=1000)["task_instances"]
         }
 
-    def result(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> Any:
-        """What a task returned."""
+    def result(self, dag_id: str, run_id: str, task_id: str, map_index: int = -1, *, key: str = "return_value") -> Any:
+        """What a task returned, or pushed under another key."""
         path = f"/api/v2/dags/{quote(dag_id)}/dagRuns/{quote(run_id)}/taskInstances/{quote(task_id)}"
-        return self._get(f"{path}/xcomEntries/return_value", map_index=map_index, deserialize="true")["value"]
+        return self._get(f"{path}/xcomEntries/{quote(key)}", map_index=map_index, deserialize="true")["value"]
 
     def log(self, dag_id: str, run_id: str, task_id: str, attempt: int = 1, map_index: int = -1) -> str:
         path = f"/api/v2/dags/{quote(dag_id)}/dagRuns/{quote(run_id)}/taskInstances/{quote(task_id)}/logs/{attempt}"

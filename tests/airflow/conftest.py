@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -90,6 +89,12 @@ class Watched:
             logs = "\n".join(f"--- {p.name} (running: {p.running()})\n{p.tail(6)}" for p in self.server.parts.values())
             raise AssertionError(f"{error}\n{logs}") from None
 
+    def answers(self, dag_id: str, run_id: str) -> dict[str, Any]:
+        """What the steps that may end a run have said."""
+        states = self.client.tasks(dag_id, run_id)
+        steps = [step for step in ("take_up", "choose_window", "compare", "release") if states.get(step) == "success"]
+        return {step: self.client.result(dag_id, run_id, step, key="answer") for step in steps}
+
     def wait_run(self, dag_id: str, run_id: str, timeout_s: float = 90.0) -> str:
         """Until it has ended; returns its state."""
         ended = ("success", "failed")
@@ -99,7 +104,6 @@ class Watched:
 
 @pytest.fixture(scope="session")
 def watched(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    os.environ["DRIFTLOOP_TEST_WATCHED"] = NAME
     pipeline = load_pipeline(PIPELINES / "watched.py").pipeline
     settings = load_settings(brokers=stack.brokers, redis_url=stack.redis_url, signing_key=stack.signing_key())
     for name in (NAME, LOOPED, ASKED):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -38,9 +37,11 @@ def moment(at_ms: int) -> str:
     return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat()
 
 
-def is_about(world: World) -> None:
+def is_about(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
     """What runs in this process reads its environment."""
-    os.environ.update({k: v for k, v in world.environment.items() if k.startswith("DRIFTLOOP_")})
+    for name, value in world.environment.items():
+        if name.startswith("DRIFTLOOP_"):
+            monkeypatch.setenv(name, value)
 
 
 @pytest.mark.integration
@@ -138,13 +139,15 @@ def test_a_state_is_built_again_in_place_and_nobody_is_answered_twice(make_world
 
 @pytest.mark.integration
 @pytest.mark.timeout(120)
-def test_where_it_begins(make_world: Callable[..., World], capsys: pytest.CaptureFixture[str]):
+def test_where_it_begins(
+    make_world: Callable[..., World], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     from rich.console import Console
 
     world = make_world()
     records = card_stream(600)
     world.produce(records)
-    is_about(world)
+    is_about(monkeypatch, world)
     events = [r for r in records if r.topic == "events" and r.partition == 0]
     labels = [r for r in records if r.topic == "labels" and r.partition == 0]
     for start in (Start(events[100].timestamp_ms, []), Start(None, ["0:100"])):
@@ -166,7 +169,9 @@ def test_where_it_begins(make_world: Callable[..., World], capsys: pytest.Captur
 
 @pytest.mark.integration
 @pytest.mark.timeout(120)
-def test_a_new_version_of_nothing_and_a_reset_that_was_cut_off(make_world: Callable[..., World]):
+def test_a_new_version_of_nothing_and_a_reset_that_was_cut_off(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+):
     world = make_world()
     world.redis.hset(f"{{{world.name}:control}}", "forgetting", "1")
     assert "reset_unfinished" in driftloop(world, "worker", FILE, "--role", "learn", code=3)
@@ -179,7 +184,7 @@ def test_a_new_version_of_nothing_and_a_reset_that_was_cut_off(make_world: Calla
     )  # fmt: skip
     assert answer.returncode == 3
     assert "nothing-here.events does not exist" in answer.stderr
-    is_about(world)
+    is_about(monkeypatch, world)
     with pytest.raises(DriftloopError, match="nothing was changed"):
         from rich.console import Console
 

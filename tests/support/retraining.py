@@ -17,6 +17,7 @@ from stream.batch.searching import run_trials
 from stream.core.records import Record
 from stream.messages import Example, Source
 from stream.settings import Settings, load_settings
+from tests.support.environment import environment as set_for_a_while
 
 __all__ = ["FileSource", "Retraining", "examples"]
 
@@ -63,13 +64,8 @@ class Retraining:
 
     def load(self, **environment: str) -> LoadedPipeline:
         self.environment |= {f"DRIFTLOOP_TEST_{key.upper()}": value for key, value in environment.items()}
-        before = dict(os.environ)
-        os.environ.update(self.environment)
-        try:
+        with set_for_a_while(self.environment):
             self.loaded = load_pipeline(PIPELINE_FILE)
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
         return self.loaded
 
     def write(self, records: list[Record]) -> FileSource:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections import defaultdict
@@ -24,6 +23,7 @@ from stream.local.process import Child, wait_until
 from stream.local.stack import Stack
 from stream.settings import Settings, load_settings
 from stream.topics import TopicNames
+from tests.support.environment import environment
 
 __all__ = ["World", "card_stream"]
 
@@ -52,8 +52,8 @@ class World:
             "DRIFTLOOP_TEST_NAME": name, "DRIFTLOOP_TEST_MISSING": missing, "DRIFTLOOP_TEST_READS": reads,
             "DRIFTLOOP_TEST_LABELLING": labelling,
         }  # fmt: skip
-        os.environ.update(self._environment)
-        self.pipeline = load_pipeline(file).pipeline
+        with environment(self._environment):
+            self.pipeline = load_pipeline(file).pipeline
         self.names = TopicNames.of(self.pipeline)
         self.settings: Settings = load_settings(
             brokers=stack.brokers,

@@ -1,8 +1,7 @@
-"""The pipeline that the tests of Airflow watch; its name comes from the environment."""
+"""The pipeline that the tests of Airflow watch."""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from river import linear_model, preprocessing
@@ -15,7 +14,7 @@ def build(params: dict[str, Any]) -> Any:
 
 
 pipeline = Pipeline(
-    name=os.environ.get("DRIFTLOOP_TEST_WATCHED", "watched"),
+    name="watched",
     task="binary",
     features={"amount": float},
     model=build,
