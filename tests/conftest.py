@@ -53,7 +53,7 @@ def make_world(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Callabl
         return made[-1]
 
     yield make
-    for world in made:
+    for world in reversed(made):  # each puts the environment back as it found it
         world.close()
 
 

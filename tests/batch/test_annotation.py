@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -27,13 +28,14 @@ HOUR_MS = 3_600_000
 
 
 def ask_about(world: World, numbers: range) -> None:
+    now_ms = int(time.time() * 1_000)  # Kafka deletes what is older than its topic's retention, at any moment
     for number in numbers:
         body = LabelRequest(
             event_id=f"e{number}", features={"amount": 1.0, "what": "<b>|[x](http://evil)"}, prediction=True,
             uncertainty=0.4, reason="uncertain", expires_at_ms=10**15, probabilities={"true": 0.6, "false": 0.4},
             requested_at_ms=number,
         )  # fmt: skip
-        world.produce([Record("label_requests", number % 2, 0, 1_000 + number, b"card", msgspec.json.encode(body))])
+        world.produce([Record("label_requests", number % 2, 0, now_ms + number, b"card", msgspec.json.encode(body))])
 
 
 def said(option: str, by: str = "ann", text: str | None = None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,10 @@ class World:
             "DRIFTLOOP_TEST_NAME": name, "DRIFTLOOP_TEST_MISSING": missing, "DRIFTLOOP_TEST_READS": reads,
             "DRIFTLOOP_TEST_LABELLING": labelling,
         }  # fmt: skip
-        with environment(self._environment):
-            self.pipeline = load_pipeline(file).pipeline
+        # Until it is closed: what a test calls in this process loads the pipeline file, too.
+        self._until_closed = ExitStack()
+        self._until_closed.enter_context(environment(self._environment))
+        self.pipeline = load_pipeline(file).pipeline
         self.names = TopicNames.of(self.pipeline)
         self.settings: Settings = load_settings(
             brokers=stack.brokers,
@@ -75,6 +78,7 @@ class World:
                 worker.signal(18)  # one that is stopped cannot end
                 worker.kill()
         self.redis.close()
+        self._until_closed.close()
 
     @property
     def environment(self) -> dict[str, str]:
