@@ -186,7 +186,8 @@ class Retraining:
         if taken.go or by_clock:
             self._last = live.learner.offset
             episode = self._inbox.episode
-            change_point = episode.drift.from_offset if episode is not None else None
+            # By the clock: the whole window, see `taking_up.by_the_clock`.
+            change_point = episode.drift.from_offset if taken.go and episode is not None else None
             self.runs.append({"at": self._last, **self._run(live, run_id, change_point)})
 
     def _run(self, live: Live, run_id: str, change_point: int | None) -> dict[str, Any]:

@@ -24,14 +24,13 @@ KAFKA_CACHE = Path(__file__).parents[1] / ".driftloop" / "kafka"
 @pytest.fixture(autouse=True)
 def leaves_the_environment_alone() -> Iterator[None]:
     """What one test sets must not be another's default."""
-    before = dict(os.environ)
+    before = {name: value for name, value in os.environ.items() if name.startswith("DRIFTLOOP_")}
     yield
-    now = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
-    before.pop("PYTEST_CURRENT_TEST", None)
+    now = {name: value for name, value in os.environ.items() if name.startswith("DRIFTLOOP_")}
     changed = {name for name in now.keys() | before.keys() if now.get(name) != before.get(name)}
-    if changed:
-        os.environ.clear()
-        os.environ.update(before)
+    for name in changed:
+        os.environ.pop(name, None)
+    os.environ.update(before)
     assert not changed, f"the test left {sorted(changed)} changed in the environment"
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from stream.adapters.kafka_watermarks import watermarks
 from stream.errors import Unavailable
 from stream.messages import Drift
 from stream.topics import TopicNames
@@ -35,9 +36,8 @@ def read_drift_pages(config: Mapping[str, Any], pipeline: str, from_offset: int)
          "enable.partition.eof": True, "isolation.level": "read_committed"}
     )  # fmt: skip
     topic = TopicNames(pipeline)["drifts"]
-    where = TopicPartition(topic, 0)
     try:
-        low, high = consumer.get_watermark_offsets(where, timeout=15)
+        low, high = watermarks(consumer, topic, 0)
         position = from_offset if low <= from_offset <= high else low
         consumer.assign([TopicPartition(topic, 0, position)])
         heard_s = time.monotonic()

@@ -8,6 +8,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
+from stream.adapters.kafka_watermarks import watermarks
 from stream.core.records import Record
 from stream.errors import Unavailable
 from stream.topics import TopicNames
@@ -105,7 +106,7 @@ def read_at(
         for partition, offset in places:
             where = TopicPartition(names[topic], partition, offset)
             if partition not in limits:
-                limits[partition] = consumer.get_watermark_offsets(where, timeout=SILENCE_S)
+                limits[partition] = watermarks(consumer, names[topic], partition)
             low, end = limits[partition]
             if not low <= offset < end:
                 continue

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic
 
+from stream.adapters.kafka_watermarks import watermarks
 from stream.errors import StartupRefused, Unavailable
 from stream.topics import DAY_MS, DECLARATIONS, INPUTS, OUTPUT_BYTES_MAX, Topic, TopicNames
 
@@ -92,9 +93,14 @@ class KafkaTopics:
             found: dict[str, FoundTopic] = {}
             if present:
                 answers = self._admin.describe_topics(TopicCollection(list(present.values())))
-                by_name = {name: future.result(TIMEOUT_S) for name, future in answers.items()}
                 for bare, name in present.items():
-                    found[bare] = FoundTopic(len(by_name[name].partitions), str(by_name[name].topic_id))
+                    try:
+                        topic = answers[name].result(TIMEOUT_S)
+                    except KafkaException as error:
+                        if error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                            continue  # deleted, or made, a moment ago: it is not there
+                        raise
+                    found[bare] = FoundTopic(len(topic.partitions), str(topic.topic_id))
         except KafkaException as error:
             raise Unavailable(f"Kafka at {self._config['bootstrap.servers']}: {error}") from error
         return ClusterTopics(metadata.cluster_id or "", found)
@@ -180,16 +186,8 @@ class KafkaTopics:
     def offsets(self, topic: str, partition: int) -> tuple[int, int]:
         """The log's start and end (exclusive). Raises Unavailable."""
         consumer = Consumer({**self._config, "group.id": "driftloop-offsets", "enable.auto.commit": False})
-        deadline_s = time.monotonic() + TIMEOUT_S
-        where = TopicPartition(self._names[topic], partition)
         try:
-            while True:
-                try:
-                    return consumer.get_watermark_offsets(where, timeout=TIMEOUT_S)  # type: ignore[no-any-return]
-                except KafkaException as error:  # a topic made a moment ago has no leader yet
-                    if time.monotonic() > deadline_s:
-                        raise Unavailable(f"offsets of {where.topic}-{partition}: {error}") from error
-                    time.sleep(0.05)
+            return watermarks(consumer, self._names[topic], partition)
         finally:
             consumer.close()
 

@@ -50,7 +50,7 @@ def retraining_flow(listed: Listed, cause: Literal["drift", "schedule"]) -> None
     def take_up(ti: Any = None) -> bool:
         if cause == "drift":
             return decided("take_up", file, ti, run_id=run_name(ti))
-        return decided("current_episode", file, ti)
+        return decided("by_the_clock", file, ti)
 
     @task
     def archive_examples() -> Any:

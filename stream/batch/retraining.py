@@ -20,9 +20,9 @@ from stream.settings import Settings
 
 __all__ = [
     "archive_examples",
+    "by_the_clock",
     "choose_window",
     "compare",
-    "current_episode",
     "fit",
     "plan_trials",
     "release",
@@ -36,9 +36,9 @@ def take_up(settings: Settings, loaded: LoadedPipeline, *, run_id: str) -> dict[
     return taking_up.take_up(settings, loaded.pipeline, run_id)
 
 
-def current_episode(settings: Settings, loaded: LoadedPipeline) -> dict[str, Any]:
-    """For a run by the clock: the newest known change. See `taking_up.current_episode`."""
-    return taking_up.current_episode(settings, loaded.pipeline)
+def by_the_clock(settings: Settings, loaded: LoadedPipeline) -> dict[str, Any]:
+    """For a run by the clock. See `taking_up.by_the_clock`."""
+    return taking_up.by_the_clock()
 
 
 def archive_examples(settings: Settings, loaded: LoadedPipeline) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def choose_window(
     """Which examples the run is about, and whose champion the candidate must beat.
 
     Args:
-        taken: what `take_up` or `current_episode` returned; `from_offset` is the change point, or None.
+        taken: what `take_up` or `by_the_clock` returned; `from_offset` is the change point, or None.
 
     Returns {"go", "why", "window", "champion"}. It is written down at the first call: a retry gets the same.
     """

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
+from stream.adapters.kafka_watermarks import watermarks
 from stream.cli.sources import Produced
 from stream.errors import Unavailable
 from stream.messages import Drift
@@ -104,7 +105,7 @@ def follow(
         partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
         starts = []
         for partition in partitions:
-            low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+            low, high = watermarks(consumer, topic, partition)
             low = low if newest is None else max(low, high - newest)
             starts.append(TopicPartition(topic, partition, low if from_start else high))
         if from_start and since_ms is not None:

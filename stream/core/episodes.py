@@ -58,7 +58,7 @@ class TakeUp(msgspec.Struct, frozen=True, kw_only=True):
     """Whether this run goes on, and for which change. `stage`: how many of the follow-ups' label counts are reached."""
 
     go: bool
-    why: Literal["drift", "cool_down_over", "follow_up", "nothing_new"]
+    why: Literal["drift", "cool_down_over", "follow_up", "nothing_new", "schedule"]
     drift: Drift | None = None
     from_offset: int | None = None
     stage: int = 0
