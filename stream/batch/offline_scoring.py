@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stream.adapters.memory import MemoryStateStore
+from stream.core.forms import WIRE, Form
 from stream.core.records import Record
 from stream.core.scoring import LiveModel, ScoreStep
 from stream.pipeline import Pipeline
@@ -16,8 +17,9 @@ __all__ = ["OfflineScoring"]
 class OfflineScoring:
     """All partitions of one pipeline."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, form: Form = WIRE) -> None:
         self._pipeline = pipeline
+        self._form = form
         self._store = MemoryStateStore()
         self._partitions: dict[int, tuple[ScoreStep, Lease]] = {}
 
@@ -27,11 +29,12 @@ class OfflineScoring:
         return [step for step, _ in self._partitions.values()]
 
     async def score(self, partition: int, records: Sequence[Record], model: LiveModel) -> list[Outgoing]:
-        """One micro-batch; returns what a worker would publish."""
+        """One micro-batch; returns what a worker would publish, in the form asked for."""
         store = self._store
         if partition not in self._partitions:
             acquired = await store.acquire(partition)
-            self._partitions[partition] = ScoreStep(self._pipeline, partition, acquired), acquired.lease
+            step = ScoreStep(self._pipeline, partition, acquired, form=self._form)
+            self._partitions[partition] = step, acquired.lease
         step, lease = self._partitions[partition]
         batch = step.parse(records)
         needs = step.needs(batch)

@@ -48,13 +48,16 @@ class Joiner:
 
     def __init__(self, pipeline: Pipeline, partition: int, meta: Meta, early: dict[str, bytes]) -> None:
         rules = pipeline.labels
-        self._inputs = TopicNames.of(pipeline)
+        names = TopicNames.of(pipeline)
+        self._events_topic, self._labels_topic = names.events, names.labels
         self._partition = partition
         self._meta = meta
         self._names = pipeline.feature_names
         self._wait_ms = rules.wait_ms
         self._keep_ms = rules.wait_ms + rules.keep_late_ms
-        self._default: LabelValue | None = rules.default
+        default: LabelValue | None = rules.default
+        # As a label that comes: a whole number is a number.
+        self._default = float(default) if pipeline.task == "regression" and default is not None else default
         self.has_default = rules.missing == "default"
         self.first_due_ms = self._wait_ms if self.has_default else self._keep_ms
         self._early_max = rules.early_max
@@ -102,7 +105,7 @@ class Joiner:
             source=label.source,
             labelled_at_ms=label.labelled_at_ms,
             timing=timing,
-            position=Source(self._inputs.labels, self._partition, record.offset),
+            position=Source(self._labels_topic, self._partition, record.offset),
             previous=previous,
             previous_source=remembered.label_source if previous is not None else None,
         )
@@ -194,7 +197,7 @@ class Joiner:
             timing=timing,
             partition=self._partition,
             sequence=self._meta.example_sequence,
-            event_source=Source(self._inputs.events, self._partition, remembered.offset),
+            event_source=Source(self._events_topic, self._partition, remembered.offset),
             label_source_position=position,
             previous_label=previous,
             slot=slot,

@@ -15,10 +15,11 @@ import msgspec
 
 from stream.core.explaining import Answer
 from stream.core.features import EntityFeatures
+from stream.core.forms import WIRE, Form
 from stream.core.guarding import winsorise
 from stream.core.joining import CHAMPION, Joiner
 from stream.core.records import EventParser, LabelParser, ParsedEvent, Record
-from stream.core.remembering import Agenda, Beside, Meta, Remembered, decode_remembered, encode_remembered
+from stream.core.remembering import Agenda, Beside, Meta, Remembered
 from stream.core.requesting import Labeller
 from stream.core.scores import uncertainty_of
 from stream.errors import RecordRejected
@@ -93,11 +94,13 @@ class ScoreStep:
         entities_max: int = 200_000,
         answered_until: Mapping[str, int] | None = None,
         partitions: int = 1,
+        form: Form = WIRE,
     ) -> None:
         """`answered_until`: by topic, the offset up to which an earlier state has given its answers: none is given again.
         Under `predictions`: likewise of `events`, but dead letters are given again; they do not depend on the model.
 
         `partitions`: of `events`, among which the budget of label requests is divided.
+        `form`: of what is handed over; under another than WIRE, an outgoing value is the message itself.
         """
         self._pipeline = pipeline
         self._names = TopicNames.of(pipeline)
@@ -105,6 +108,10 @@ class ScoreStep:
         self._answered_until = {topic: answered.get(topic, 0) for topic in ("events", "labels")}
         self._events_answered = max(answered.get("events", 0), answered.get("predictions", 0))
         self._partition = partition
+        self._form = form
+        self._message = form.message
+        # Of other tasks an answer is built of floats and booleans, which can be written (see `compile_scorer`).
+        self._tries_answers = not form.outbox and pipeline.task == "multiclass"
         self.meta = msgspec.json.decode(acquired.meta, type=Meta) if acquired.meta else Meta()
         self._events_topic = self._names.events
         self._entities_max = entities_max
@@ -165,7 +172,8 @@ class ScoreStep:
         decode = self._features.decode
         for entity_id, data in fetched.entities.items():
             self._entities[entity_id] = decode(data)
-        self._known = {event_id: decode_remembered(data) for event_id, data in fetched.remembered.items()}
+        recall = self._form.recall
+        self._known = {event_id: recall(data) for event_id, data in fetched.remembered.items()}
         self._commit = Commit(meta=b"")
         if needs.due_until_ms is not None:
             self._commit.due_remove += self._agenda.load(fetched.due, needs.due_until_ms, self.meta.watermark_ms)
@@ -178,7 +186,7 @@ class ScoreStep:
     def step(self, batch: Batch, due: dict[str, bytes], model: LiveModel) -> tuple[Commit, list[Outgoing]]:
         """Process a parsed and loaded batch. Returns what to commit (outbox included) and the same outbox decoded."""
         for event_id, data in due.items():
-            self._known.setdefault(event_id, decode_remembered(data))
+            self._known.setdefault(event_id, self._form.recall(data))
         self._out: list[Outgoing] = []
         self._touched: dict[str, None] = {}
         self._changed: dict[str, None] = {}
@@ -232,21 +240,27 @@ class ScoreStep:
             beside, other = _beside(model.beside, event.entity_id, x)
             if beside.answers and other is not None:
                 given, other, ref = other, answer, model.beside.ref
-        prediction = Prediction(
-            event_id=event_id,
-            prediction=given.prediction,
-            probabilities=given.probabilities,
-            score=given.score,
-            uncertainty=uncertainty_of(given.probabilities, model.half_width),
-            model=ref,
-            source=Source(self._events_topic, record.partition, record.offset),
-            occurred_at_ms=occurred_at_ms,
-            scored_at_ms=record.timestamp_ms,
-            explanation=given.explanation,
-            clipped=clipped,
-        )
-        self._answer(record, prediction)
-        requested = None if self._labeller is None else self._request(record, prediction, other, x, model)
+        requested = None
+        if self._form.predictions or self._labeller is not None:
+            prediction = Prediction(
+                event_id=event_id,
+                prediction=given.prediction,
+                probabilities=given.probabilities,
+                score=given.score,
+                uncertainty=uncertainty_of(given.probabilities, model.half_width),
+                model=ref,
+                source=Source(self._events_topic, record.partition, record.offset),
+                occurred_at_ms=occurred_at_ms,
+                scored_at_ms=record.timestamp_ms,
+                explanation=given.explanation,
+                clipped=clipped,
+            )
+            self._answer(record, prediction)
+            if self._labeller is not None:
+                requested = self._request(record, prediction, other, x, model)
+        else:
+            self._check_answer(given, ref)
+            self._predictions += 1
         remembered = Remembered(
             event.entity_id,
             occurred_at_ms,
@@ -271,14 +285,22 @@ class ScoreStep:
                 self._early_label(early, remembered)
 
     def _answer(self, record: Record, prediction: Prediction) -> None:
+        self._check_answer(prediction, prediction.model)
         try:
-            value = _encode_json(prediction)
+            value = self._message(prediction)
         except (TypeError, ValueError, OverflowError) as error:
-            model = prediction.model.version
-            raise RecordRejected("model_failed", f"the answer of model {model} cannot be written as JSON") from error
+            raise _unwritable(prediction.model) from error
         self._predictions += 1
-        if record.offset >= self._events_answered:
+        if self._form.predictions and record.offset >= self._events_answered:
             self._out.append(Outgoing("predictions", record.partition, record.key, value, record.timestamp_ms))
+
+    def _check_answer(self, answer: Answer | Prediction, ref: ModelRef) -> None:
+        """Nothing that is not written now may turn out later to be unfit for it."""
+        if self._tries_answers:
+            try:
+                _encode_json((answer.prediction, answer.probabilities, answer.explanation))
+            except (TypeError, ValueError, OverflowError) as error:
+                raise _unwritable(ref) from error
 
     def _request(
         self, record: Record, prediction: Prediction, other: Answer | None, x: dict[str, Any], model: LiveModel
@@ -293,7 +315,7 @@ class ScoreStep:
         if request is not None and not self._joiner.waits_for(prediction.event_id):
             self._count("label_requests")
             if record.offset >= self._events_answered:
-                value = _encode_json(request)
+                value = self._message(request)
                 self._out.append(Outgoing("label_requests", record.partition, record.key, value, record.timestamp_ms))
         return propensity
 
@@ -402,7 +424,8 @@ class ScoreStep:
             commit.drop_generations = [g for g in (generation_before - 1, generation_before) if g < generation - 1]
         touched = ((entity_id, self._entities[entity_id]) for entity_id in self._touched)
         commit.entities = {entity_id: encode(state) for entity_id, state in touched if state[0] >= generation - 1}
-        commit.remember = {event_id: encode_remembered(known[event_id]) for event_id in self._changed}
+        remember = self._form.remember
+        commit.remember = {event_id: remember(known[event_id]) for event_id in self._changed}
         forgotten_then_seen = commit.remember.keys() & set(commit.forget)
         commit.forget = [event_id for event_id in commit.forget if event_id not in forgotten_then_seen]
         if self._events:
@@ -420,7 +443,8 @@ class ScoreStep:
         if self._labeller is not None:
             meta.labelling = self._labeller.sync()
         commit.meta = _encode_json(meta)
-        commit.outbox = _encode_msgpack(self._out) if self._out else None
+        if self._out and self._form.outbox:
+            commit.outbox = _encode_msgpack(self._out)
         self._evict()
         return commit
 
@@ -435,7 +459,7 @@ class ScoreStep:
 
     def _emit_example(self, timestamp_ms: int, example: Example) -> None:
         self._count("examples")
-        self._out.append(Outgoing("examples", 0, example.entity_id.encode(), _encode_json(example), timestamp_ms))
+        self._out.append(Outgoing("examples", 0, example.entity_id.encode(), self._message(example), timestamp_ms))
 
     def _dead_letter(self, record: Record, rejected: RecordRejected) -> None:
         self._count("dead_letters")
@@ -469,6 +493,10 @@ def _beside(model: BesideModel, entity_id: str, x: dict[str, Any]) -> tuple[Besi
         return Beside(slot, version, failed=True), None
     answers = model.answers(entity_id)
     return Beside(slot, version, answer.prediction, answer.probabilities, answer.score, False, answers), answer
+
+
+def _unwritable(ref: ModelRef) -> RecordRejected:
+    return RecordRejected("model_failed", f"the answer of model {ref.version} cannot be written as JSON")
 
 
 def _where(error: Exception) -> str:
