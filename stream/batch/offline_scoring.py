@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from stream.adapters.memory import MemoryStateStore
 from stream.core.forms import WIRE, Form
 from stream.core.records import Record
+from stream.core.remembering import Remembered, encode_remembered
 from stream.core.scoring import LiveModel, ScoreStep
 from stream.pipeline import Pipeline
 from stream.ports import Lease, Outgoing
 
 __all__ = ["OfflineScoring"]
+
+OBJECTS_MAX = 20_000  # remembered events, labelled or not
 
 
 class OfflineScoring:
@@ -22,6 +27,7 @@ class OfflineScoring:
         self._form = form
         self._store = MemoryStateStore()
         self._partitions: dict[int, tuple[ScoreStep, Lease]] = {}
+        self._newest: deque[tuple[int, str]] = deque()
 
     @property
     def steps(self) -> list[ScoreStep]:
@@ -49,4 +55,16 @@ class OfflineScoring:
         commit, outgoing = step.step(batch, due, model)
         commit.outbox = None
         await store.commit(lease, commit)
+        if self._form is not WIRE:
+            self._bound_objects(partition, commit.remember)
         return outgoing
+
+    def _bound_objects(self, partition: int, remembered: Iterable[str]) -> None:
+        """Of a history without labels, too, only the newest events are kept as objects."""
+        newest = self._newest
+        newest.extend([(partition, event_id) for event_id in remembered])
+        while len(newest) > OBJECTS_MAX:
+            its, event_id = newest.popleft()
+            kept: dict[str, Any] = self._store.partitions[its].remembered
+            if isinstance(kept.get(event_id), Remembered):
+                kept[event_id] = encode_remembered(kept[event_id])

@@ -151,21 +151,20 @@ class ScoreStep:
 
     def needs(self, batch: Batch) -> Needs:
         """Which entities, events and due times the batch touches and this object does not hold."""
-        cached = self._entities
+        cached, looks_back = self._entities, bool(self._features.names)
         entities: dict[str, None] = {}
         event_ids: dict[str, None] = {}
         for _, item in batch.items:
             if isinstance(item, ParsedEvent):
                 event_ids[item.event_id] = None
-                if item.entity_id not in cached:
+                if looks_back and item.entity_id not in cached:
                     entities[item.entity_id] = None
             elif not isinstance(item, RecordRejected):
                 event_ids[item[1].event_id] = None
         due_until_ms = None
         if batch.watermark_ms > self._agenda.loaded_until_ms:
             due_until_ms = batch.watermark_ms + min(AGENDA_SLICE_MAX_MS, self._joiner.first_due_ms // AGENDA_SLICES)
-        wanted = list(entities) if self._features.names else []
-        return Needs(self._generation(), wanted, list(event_ids), due_until_ms)
+        return Needs(self._generation(), list(entities), list(event_ids), due_until_ms)
 
     def load(self, needs: Needs, fetched: Fetched, batch: Batch) -> list[str]:
         """Take what was fetched; return the ids of further remembered events to fetch (those that fall due now)."""
@@ -192,7 +191,7 @@ class ScoreStep:
         self._changed: dict[str, None] = {}
         self._due: list[tuple[int, str]] = []
         self._due_over: set[tuple[int, str]] = set()
-        self._events = self._predictions = self.rejected = 0
+        self._events = self._labels = self._predictions = self._examples = self.rejected = 0
         self._chunk = b"%d" % self.meta.chunk_sequence
         generation_before = self._generation()
         offsets = self.meta.offsets
@@ -353,7 +352,7 @@ class ScoreStep:
         self._answer(record, prediction)
 
     def _label(self, record: Record, entity_id: str, label: Label) -> None:
-        self._count("labels")
+        self._labels += 1
         remembered = self._known.get(label.event_id)
         if remembered is None:
             for rejected, victim in self._joiner.keep_early(record, label, self._commit):
@@ -428,10 +427,15 @@ class ScoreStep:
         commit.remember = {event_id: remember(known[event_id]) for event_id in self._changed}
         forgotten_then_seen = commit.remember.keys() & set(commit.forget)
         commit.forget = [event_id for event_id in commit.forget if event_id not in forgotten_then_seen]
-        if self._events:
-            self._joiner.count("events", self._events)
-        if self._predictions:
-            self._joiner.count("predictions", self._predictions)
+        made = {
+            "events": self._events,
+            "predictions": self._predictions,
+            "labels": self._labels,
+            "examples": self._examples,
+        }
+        for name, count in made.items():
+            if count:
+                self._joiner.count(name, count)
         entries = sorted(self._due)
         if self._due_over:
             entries = [entry for entry in entries if entry not in self._due_over]
@@ -458,7 +462,7 @@ class ScoreStep:
         return self.meta.watermark_ms // self._idle_ms
 
     def _emit_example(self, timestamp_ms: int, example: Example) -> None:
-        self._count("examples")
+        self._examples += 1
         self._out.append(Outgoing("examples", 0, example.entity_id.encode(), self._message(example), timestamp_ms))
 
     def _dead_letter(self, record: Record, rejected: RecordRejected) -> None:
