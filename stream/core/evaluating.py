@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -189,10 +190,13 @@ class Evaluation:
             window = list(self._window)
             recent = {system: _number_sheet(*_window_sums(window, i)) for i, system in enumerate(SYSTEMS, 1)}
         else:
-            pairs = [_nested(self._recent_counts(i)) for i in (1, 2, 3)]
-            recent = {s: self._class_sheet(pairs[i], self._recent_sums(s)) for i, s in enumerate(SYSTEMS)}
+            columns = list(zip(*self._window, strict=True)) or [()] * 9
+            pairs = [_nested(_recent_counts(columns[0], columns[i])) for i in (1, 2, 3)]
+            sums = {"model": _recent_sums(*columns[4:6]), "prior": _recent_sums(*columns[6:8])}
+            nothing = [0.0, 0.0, 0.0, 0.0]
+            recent = {s: self._class_sheet(pairs[i], sums.get(s, nothing)) for i, s in enumerate(SYSTEMS)}
             if self._task in ("binary", "anomaly"):
-                recent["model"] |= self._ranking(self._recent_histogram())
+                recent["model"] |= self._ranking(_recent_histogram(self._bins, columns[0], columns[8]))
         return {"labels": len(self._window), **recent, **self._skills(recent)}
 
     def _skills(self, sheets: dict[str, Any]) -> dict[str, float | None]:
@@ -203,30 +207,6 @@ class Evaluation:
         if self._task == "binary":
             figures["calibration_error"] = histogram.calibration_error()
         return figures
-
-    def _recent_counts(self, at: int) -> Counts:
-        pairs = Counter([(entry[0], entry[at]) for entry in self._window if entry[at] is not None])
-        if len(pairs) <= CLASSES_MAX**2:
-            return pairs
-        counts: Counts = {}
-        for pair, count in pairs.items():
-            _open(counts, *pair, count)
-        return counts
-
-    def _recent_histogram(self) -> ScoreHistogram:
-        histogram = ScoreHistogram(self._bins)
-        for entry in self._window:
-            if entry[8] is not None:
-                histogram.counts[entry[0] == "true"][entry[8]] += 1
-        return histogram
-
-    def _recent_sums(self, system: str) -> list[float]:
-        at = {"model": 4, "prior": 6}.get(system)
-        if at is None:
-            return [0.0, 0.0, 0.0, 0.0]
-        losses = [entry[at] for entry in self._window if entry[at] is not None]
-        briers = [entry[at + 1] for entry in self._window if entry[at + 1] is not None]
-        return [float(len(losses)), math.fsum(losses), math.fsum(briers), 0.0]
 
     def _class_sheet(self, pairs: Pairs, sums: list[float]) -> dict[str, Any]:
         sheet: dict[str, Any] = _agreement(pairs)
@@ -273,6 +253,27 @@ def _open(counts: Counts, label: str, prediction: str, count: int = 1) -> None:
     if pair not in counts and len(counts) >= CLASSES_MAX**2:
         pair = (OTHER, OTHER if label == prediction else "(wrong)")
     counts[pair] = counts.get(pair, 0) + count
+
+
+def _recent_counts(labels: Sequence[str], predictions: Sequence[str | None]) -> Counts:
+    counts: Counts = {}
+    for (label, prediction), count in Counter(zip(labels, predictions, strict=True)).items():
+        if prediction is not None:
+            _open(counts, label, prediction, count)
+    return counts
+
+
+def _recent_histogram(bins: int, labels: Sequence[str], places: Sequence[int | None]) -> ScoreHistogram:
+    histogram = ScoreHistogram(bins)
+    for (label, at), count in Counter(zip(labels, places, strict=True)).items():
+        if at is not None:
+            histogram.counts[label == "true"][at] += count
+    return histogram
+
+
+def _recent_sums(losses: Sequence[float | None], briers: Sequence[float | None]) -> list[float]:
+    known = [loss for loss in losses if loss is not None]
+    return [float(len(known)), math.fsum(known), math.fsum([brier for brier in briers if brier is not None]), 0.0]
 
 
 def _nested(counts: Counts) -> Pairs:

@@ -31,6 +31,7 @@ __all__ = ["Joiner"]
 CHAMPION = "champion"
 SOURCE_LABELS_MIN = 100  # a share is taken of at least so many labels
 SOURCE_LABELS_KEPT = 2_000  # then counts are halved: what came long ago weighs less
+COUNTED = {timing: f"{timing}_labels" for timing in ("on_time", "early", "late", "correction")}
 SAME_EVENT_MAX = 4  # early labels kept for one event
 HINT = (
     "no event with this event_id came to this partition in time; the commonest cause is a producer of events or "
@@ -97,7 +98,8 @@ class Joiner:
             timing = "early" if early else "on_time"
         if previous is None:
             remembered.label, remembered.label_source = label.label, label.source
-        self.count(f"{timing}_labels")
+        counts, name = self._meta.counts, COUNTED[timing]
+        counts[name] = counts.get(name, 0) + 1
         return self._example(
             label.event_id,
             remembered,

@@ -210,24 +210,26 @@ class LearnStep:
 
     def _example(self, example: Example, at_ms: int, out: list[Outgoing]) -> None:
         """One example; `at_ms` is its Kafka timestamp."""
-        seen = self._high_water.get(example.partition, 0)
-        if example.sequence <= seen:
+        partition, sequence, timing = example.partition, example.sequence, example.timing
+        counts = self.counts
+        seen = self._high_water.get(partition, 0)
+        if sequence <= seen:
             self._count("repeats")
             return
-        if example.sequence > seen + 1:
+        if sequence > seen + 1:
             self._count("gaps")
-        self._high_water[example.partition] = example.sequence
-        self._count(example.timing)
-        if example.timing in GIVEN:
+        self._high_water[partition] = sequence
+        counts[timing] = counts.get(timing, 0) + 1
+        if timing in GIVEN:
             came_at_ms = example.event_timestamp_ms or example.occurred_at_ms
             self._delays.add(at_ms - came_at_ms)
         self._sources.update(example)
-        if example.timing not in LEARNED:
+        if timing not in LEARNED:
             return
         served = example.served.get(example.slot)
         if served is not None:
             self._evaluation.update(example.label, served)
-            if self._unbiased is not None and example.propensity is not None and example.timing != "default":
+            if self._unbiased is not None and example.propensity is not None and timing != "default":
                 self._unbiased.update(example.label, served, example.propensity)
             if self._segments:
                 self._judge_segments(example, served)
@@ -275,8 +277,10 @@ class LearnStep:
             raise RecordRejected(
                 "learn_failed", f"the model raised {type(error).__name__} while learning this example"
             ) from error
-        self._count("learned")
-        self._refuse(champion.tidy())
+        self.counts["learned"] = self.counts.get("learned", 0) + 1
+        refused = champion.tidy()
+        if refused:
+            self._refuse(refused)
 
     def _refuse(self, count: int) -> None:
         """So many examples were learned and had to be unlearned."""

@@ -258,7 +258,8 @@ class ScoreStep:
             if self._labeller is not None:
                 requested = self._request(record, prediction, other, x, model)
         else:
-            self._check_answer(given, ref)
+            if self._tries_answers:
+                self._try_answer(given, ref)
             self._predictions += 1
         remembered = Remembered(
             event.entity_id,
@@ -278,13 +279,15 @@ class ScoreStep:
         )
         self._known[event_id] = remembered
         self._changed[event_id] = None
-        self._schedule(occurred_at_ms + self._joiner.first_due_ms, event_id)
-        if self._joiner.waits_for(event_id):
-            for early in self._joiner.take_early(event_id, self._commit):
+        joiner = self._joiner
+        self._schedule(occurred_at_ms + joiner.first_due_ms, event_id)
+        if joiner.waits_for(event_id):
+            for early in joiner.take_early(event_id, self._commit):
                 self._early_label(early, remembered)
 
     def _answer(self, record: Record, prediction: Prediction) -> None:
-        self._check_answer(prediction, prediction.model)
+        if self._tries_answers:
+            self._try_answer(prediction, prediction.model)
         try:
             value = self._message(prediction)
         except (TypeError, ValueError, OverflowError) as error:
@@ -293,13 +296,12 @@ class ScoreStep:
         if self._form.predictions and record.offset >= self._events_answered:
             self._out.append(Outgoing("predictions", record.partition, record.key, value, record.timestamp_ms))
 
-    def _check_answer(self, answer: Answer | Prediction, ref: ModelRef) -> None:
+    def _try_answer(self, answer: Answer | Prediction, ref: ModelRef) -> None:
         """Nothing that is not written now may turn out later to be unfit for it."""
-        if self._tries_answers:
-            try:
-                _encode_json((answer.prediction, answer.probabilities, answer.explanation))
-            except (TypeError, ValueError, OverflowError) as error:
-                raise _unwritable(ref) from error
+        try:
+            _encode_json((answer.prediction, answer.probabilities, answer.explanation))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise _unwritable(ref) from error
 
     def _request(
         self, record: Record, prediction: Prediction, other: Answer | None, x: dict[str, Any], model: LiveModel
