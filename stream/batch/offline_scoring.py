@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from stream.adapters.memory import MemoryStateStore
+from stream.core.forms import WIRE, Form
 from stream.core.records import Record
+from stream.core.remembering import Remembered, encode_remembered
 from stream.core.scoring import LiveModel, ScoreStep
 from stream.pipeline import Pipeline
 from stream.ports import Lease, Outgoing
 
 __all__ = ["OfflineScoring"]
 
+OBJECTS_MAX = 20_000  # remembered events, labelled or not
+
 
 class OfflineScoring:
     """All partitions of one pipeline."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, form: Form = WIRE) -> None:
         self._pipeline = pipeline
+        self._form = form
         self._store = MemoryStateStore()
         self._partitions: dict[int, tuple[ScoreStep, Lease]] = {}
+        self._newest: deque[tuple[int, str]] = deque()
 
     @property
     def steps(self) -> list[ScoreStep]:
@@ -27,11 +35,12 @@ class OfflineScoring:
         return [step for step, _ in self._partitions.values()]
 
     async def score(self, partition: int, records: Sequence[Record], model: LiveModel) -> list[Outgoing]:
-        """One micro-batch; returns what a worker would publish."""
+        """One micro-batch; returns what a worker would publish, in the form asked for."""
         store = self._store
         if partition not in self._partitions:
             acquired = await store.acquire(partition)
-            self._partitions[partition] = ScoreStep(self._pipeline, partition, acquired), acquired.lease
+            step = ScoreStep(self._pipeline, partition, acquired, form=self._form)
+            self._partitions[partition] = step, acquired.lease
         step, lease = self._partitions[partition]
         batch = step.parse(records)
         needs = step.needs(batch)
@@ -46,4 +55,16 @@ class OfflineScoring:
         commit, outgoing = step.step(batch, due, model)
         commit.outbox = None
         await store.commit(lease, commit)
+        if self._form is not WIRE:
+            self._bound_objects(partition, commit.remember)
         return outgoing
+
+    def _bound_objects(self, partition: int, remembered: Iterable[str]) -> None:
+        """Of a history without labels, too, only the newest events are kept as objects."""
+        newest = self._newest
+        newest.extend([(partition, event_id) for event_id in remembered])
+        while len(newest) > OBJECTS_MAX:
+            its, event_id = newest.popleft()
+            kept: dict[str, Any] = self._store.partitions[its].remembered
+            if isinstance(kept.get(event_id), Remembered):
+                kept[event_id] = encode_remembered(kept[event_id])

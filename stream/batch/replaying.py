@@ -17,6 +17,7 @@ import msgspec
 from stream.batch.offline_scoring import OfflineScoring
 from stream.core.evaluating import KEY_FIGURE
 from stream.core.explaining import compile_scorer
+from stream.core.forms import EXAMPLES_ONLY, IN_PROCESS, encoded
 from stream.core.learning import LearnStep
 from stream.core.records import Record
 from stream.core.scoring import LiveModel
@@ -90,7 +91,9 @@ class _Replay:
         self._pipeline = pipeline
         self._refresh = refresh
         self._on_output = on_output
-        self._scoring = OfflineScoring(pipeline)
+        self._scoring = OfflineScoring(pipeline, EXAMPLES_ONLY if on_output is None else IN_PROCESS)
+        # Nobody sees an explanation but in a prediction or a label request.
+        self._explains = on_output is not None or bool(pipeline.labelling)
         self._learner = LearnStep(
             pipeline, shard=0, keys=KEYS, configuration="replay", window=window, extra_allowed=extra_allowed
         )
@@ -126,7 +129,11 @@ class _Replay:
     def _model(self) -> LiveModel:
         pipeline, learner = self._pipeline, self._learner
         scorer = compile_scorer(
-            learner.model, pipeline.task, explained_top=pipeline.explained_top, threshold=pipeline.threshold
+            learner.model,
+            pipeline.task,
+            explained_top=pipeline.explained_top,
+            threshold=pipeline.threshold,
+            explains=self._explains,
         )
         return LiveModel(ModelRef(pipeline.name, learner.version), scorer, *msgspec.structs.astuple(learner.serving()))
 
@@ -135,15 +142,11 @@ class _Replay:
         outgoing = await self._scoring.score(partition, records, model)
         if self._on_output is not None:
             for out in outgoing:
-                self._on_output(out)
+                self._on_output(encoded(out))
         return outgoing
 
     def _learn(self, examples: list[Outgoing]) -> None:
-        first = self._learner.offset
-        records = [
-            Record("examples", 0, first + i, out.timestamp_ms, out.key, out.value) for i, out in enumerate(examples)
-        ]
-        for out in self._learner.step(records):
+        for out in self._learner.step_in_process(examples):
             if out.topic == "drifts":
                 self._drifts.append(msgspec.json.decode(out.value or b"", type=Drift))
             if self._on_output is not None:
@@ -155,7 +158,7 @@ class _Replay:
         if labels < self._next_point and not (last and labels > noted):
             return
         self._next_point = labels + max(COURSE_EVERY, labels // COURSE_SHARE)
-        window = self._learner.figures()["window"]
+        window = self._learner.recent_figures()
         figure = window["model"].get(self._key_figure)
         self._course.append(
             Point(labels, self._learner.offset, at_ms, figure, window["skill_vs_persistence"], window["skill_vs_prior"])

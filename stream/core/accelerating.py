@@ -9,7 +9,7 @@ River's own objects at `sync()`, so snapshots and digests cannot tell the differ
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isfinite
+from math import exp, isfinite
 from typing import Any, Protocol
 
 from river import compose, linear_model, optim, preprocessing, tree
@@ -21,6 +21,25 @@ from stream.errors import UpdateRefused
 __all__ = ["Learner", "compile_learner"]
 
 MODELS = {linear_model.LogisticRegression: optim.losses.Log, linear_model.LinearRegression: optim.losses.Squared}
+
+
+GRADIENT = "    gradient = gradient_of(y_true=y, y_pred=raw)"
+# Of River's `Log` with weights of 1, without the call.
+LOG_GRADIENT = f"""
+    if y is True:
+        sign, z = -1.0, raw
+    elif y is False:
+        sign, z = 1.0, -raw
+    else:
+        sign = 0.0
+    if not sign:
+    {GRADIENT}
+    elif z > 18.0:
+        gradient = sign * exp(-z)
+    elif z < -18.0:
+        gradient = sign
+    else:
+        gradient = sign / (exp(z) + 1.0)"""
 
 
 class Learner(Protocol):
@@ -134,7 +153,8 @@ class _Fused:
         self._weights = [known.get(name, 0.0) for name in names]
         self._intercept = self._final.intercept
         self._names = names
-        self._step = _unrolled_step(len(names), self._clip, self._lr, self._intercept_lr)
+        gradient = LOG_GRADIENT if type(self._final) is linear_model.LogisticRegression else GRADIENT
+        self._step = _unrolled_step(len(names), gradient, self._clip, self._lr, self._intercept_lr)
         return names
 
     def _give_back(self) -> None:
@@ -156,7 +176,7 @@ class _Fused:
         self._steps = 0
 
 
-def _unrolled_step(count: int, clip: float, lr: float, intercept_lr: float) -> Callable[..., Any]:
+def _unrolled_step(count: int, gradient: str, clip: float, lr: float, intercept_lr: float) -> Callable[..., Any]:
     """River's StandardScaler.learn_one, transform_one and GLM.learn_one over `count` features.
 
     Returns (means, variances, weights, intercept), or None if a weight would not be finite.
@@ -172,7 +192,8 @@ def made(n, values, means, variances, weights, intercept, y, gradient_of):
 {each("    v# += ((x# - m#) * (x# - n#) - v#) / n", count)}
 {each("    z# = (x# - n#) / v# ** 0.5 if v# else 0.0", count)}
 {each("    raw += w# * z#", count)}
-    gradient = gradient_of(y_true=y, y_pred=raw + intercept)
+    raw += intercept
+{gradient}
     gradient = float(max(min(gradient, clip), -clip))
     intercept -= intercept_lr * gradient
 {each("    w# -= lr * (z# * gradient)", count)}
@@ -180,4 +201,5 @@ def made(n, values, means, variances, weights, intercept, y, gradient_of):
         return None
     return [{each("n#", count, ", ")}], [{each("v#", count, ", ")}], [{each("w#", count, ", ")}], intercept
 """
-    return unrolled(source, {"clip": clip, "lr": lr, "intercept_lr": intercept_lr, "isfinite": isfinite})
+    known = {"clip": clip, "lr": lr, "intercept_lr": intercept_lr, "isfinite": isfinite, "exp": exp}
+    return unrolled(source, known)

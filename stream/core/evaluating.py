@@ -11,7 +11,8 @@ Everything is kept twice: over all labels and over a sliding window, as whole co
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -91,20 +92,23 @@ class Evaluation:
         predicted, persisted, prior = served.prediction, served.persistence, served.prior
         if predicted is not None:
             predicted = NAMES.get(predicted) or str(predicted)
-            if (label, predicted) in model_counts:
-                model_counts[label, predicted] += 1
+            pair = (label, predicted)
+            if pair in model_counts:
+                model_counts[pair] += 1
             else:
                 _open(model_counts, label, predicted)
         if persisted is not None:
             persisted = NAMES.get(persisted) or str(persisted)
-            if (label, persisted) in persistence_counts:
-                persistence_counts[label, persisted] += 1
+            pair = (label, persisted)
+            if pair in persistence_counts:
+                persistence_counts[pair] += 1
             else:
                 _open(persistence_counts, label, persisted)
         if prior is not None:
             prior = NAMES.get(prior) or str(prior)
-            if (label, prior) in prior_counts:
-                prior_counts[label, prior] += 1
+            pair = (label, prior)
+            if pair in prior_counts:
+                prior_counts[pair] += 1
             else:
                 _open(prior_counts, label, prior)
         loss, brier = _losses(label, served.probabilities)
@@ -165,55 +169,44 @@ class Evaluation:
     def report(self) -> dict[str, Any]:
         """JSON: `overall` and `window`, each with a figure sheet per system and the skill against both baselines."""
         if self._task == "regression":
-            window = list(self._window)
             labels = int(self._target[0])
             variance = self._target[2] / labels if labels else 0.0
             overall = {system: _number_sheet(self._sums[system], variance) for system in SYSTEMS}
-            recent = {system: _number_sheet(*_window_sums(window, i)) for i, system in enumerate(SYSTEMS, 1)}
-            key, better = "mae", -1
         else:
             pairs = [_nested(counts) for counts in self._counts]
             labels = _total(pairs[0])
             overall = {s: self._class_sheet(pairs[i], self._sums[s]) for i, s in enumerate(SYSTEMS)}
-            pairs = [_nested(self._recent_counts(i)) for i in (1, 2, 3)]
-            recent = {s: self._class_sheet(pairs[i], self._recent_sums(s)) for i, s in enumerate(SYSTEMS)}
             if self._task in ("binary", "anomaly"):
                 overall["model"] |= self._ranking(self._histogram)
-                recent["model"] |= self._ranking(self._recent_histogram())
-            key, better = "accuracy", 1
         return {
             "task": self._task,
-            "overall": {"labels": labels, **overall, **_skills(overall, key, better)},
-            "window": {"labels": len(self._window), **recent, **_skills(recent, key, better)},
+            "overall": {"labels": labels, **overall, **self._skills(overall)},
+            "window": self.recent(),
         }
+
+    def recent(self) -> dict[str, Any]:
+        """The part `window` of the report."""
+        if self._task == "regression":
+            window = list(self._window)
+            recent = {system: _number_sheet(*_window_sums(window, i)) for i, system in enumerate(SYSTEMS, 1)}
+        else:
+            columns = list(zip(*self._window, strict=True)) or [()] * 9
+            pairs = [_nested(_recent_counts(columns[0], columns[i])) for i in (1, 2, 3)]
+            sums = {"model": _recent_sums(*columns[4:6]), "prior": _recent_sums(*columns[6:8])}
+            nothing = [0.0, 0.0, 0.0, 0.0]
+            recent = {s: self._class_sheet(pairs[i], sums.get(s, nothing)) for i, s in enumerate(SYSTEMS)}
+            if self._task in ("binary", "anomaly"):
+                recent["model"] |= self._ranking(_recent_histogram(self._bins, columns[0], columns[8]))
+        return {"labels": len(self._window), **recent, **self._skills(recent)}
+
+    def _skills(self, sheets: dict[str, Any]) -> dict[str, float | None]:
+        return _skills(sheets, "mae", -1) if self._task == "regression" else _skills(sheets, "accuracy", 1)
 
     def _ranking(self, histogram: ScoreHistogram) -> dict[str, Any]:
         figures = histogram.figures(self._alert_share)
         if self._task == "binary":
             figures["calibration_error"] = histogram.calibration_error()
         return figures
-
-    def _recent_counts(self, at: int) -> Counts:
-        counts: Counts = {}
-        for entry in self._window:
-            if entry[at] is not None:
-                _open(counts, entry[0], entry[at])
-        return counts
-
-    def _recent_histogram(self) -> ScoreHistogram:
-        histogram = ScoreHistogram(self._bins)
-        for entry in self._window:
-            if entry[8] is not None:
-                histogram.counts[entry[0] == "true"][entry[8]] += 1
-        return histogram
-
-    def _recent_sums(self, system: str) -> list[float]:
-        at = {"model": 4, "prior": 6}.get(system)
-        if at is None:
-            return [0.0, 0.0, 0.0, 0.0]
-        losses = [entry[at] for entry in self._window if entry[at] is not None]
-        briers = [entry[at + 1] for entry in self._window if entry[at + 1] is not None]
-        return [float(len(losses)), math.fsum(losses), math.fsum(briers), 0.0]
 
     def _class_sheet(self, pairs: Pairs, sums: list[float]) -> dict[str, Any]:
         sheet: dict[str, Any] = _agreement(pairs)
@@ -254,12 +247,33 @@ def _name(value: LabelValue | None) -> str | None:
     return ("true" if value else "false") if isinstance(value, bool) else str(value)
 
 
-def _open(counts: Counts, label: str, prediction: str) -> None:
+def _open(counts: Counts, label: str, prediction: str, count: int = 1) -> None:
     """Count a pair; beyond CLASSES_MAX squared pairs all further ones are one."""
     pair = (label, prediction)
     if pair not in counts and len(counts) >= CLASSES_MAX**2:
         pair = (OTHER, OTHER if label == prediction else "(wrong)")
-    counts[pair] = counts.get(pair, 0) + 1
+    counts[pair] = counts.get(pair, 0) + count
+
+
+def _recent_counts(labels: Sequence[str], predictions: Sequence[str | None]) -> Counts:
+    counts: Counts = {}
+    for (label, prediction), count in Counter(zip(labels, predictions, strict=True)).items():
+        if prediction is not None:
+            _open(counts, label, prediction, count)
+    return counts
+
+
+def _recent_histogram(bins: int, labels: Sequence[str], places: Sequence[int | None]) -> ScoreHistogram:
+    histogram = ScoreHistogram(bins)
+    for (label, at), count in Counter(zip(labels, places, strict=True)).items():
+        if at is not None:
+            histogram.counts[label == "true"][at] += count
+    return histogram
+
+
+def _recent_sums(losses: Sequence[float | None], briers: Sequence[float | None]) -> list[float]:
+    known = [loss for loss in losses if loss is not None]
+    return [float(len(known)), math.fsum(known), math.fsum([brier for brier in briers if brier is not None]), 0.0]
 
 
 def _nested(counts: Counts) -> Pairs:

@@ -7,6 +7,7 @@ for `driftloop verify`. What it has learned up to an offset depends on its base 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from stream.core.lean_pickle import dump_model, load_model
 from stream.core.model_bases import ModelBase
 from stream.core.records import Record
 from stream.errors import RecordRejected, UpdateRefused
-from stream.messages import Example, Served
+from stream.messages import Example
 from stream.pipeline import Pipeline, label_fits
 
 __all__ = ["BOUND_EVERY", "LEARNED", "ExampleParser", "ExampleReader", "Follower", "Pupil"]
@@ -35,6 +36,9 @@ class ExampleParser:
     def __init__(self, pipeline: Pipeline) -> None:
         self._task = pipeline.task
         self._names = pipeline.feature_names
+        self._fits: Callable[[object], bool] = partial(label_fits, pipeline.task)
+        if pipeline.task in ("binary", "anomaly"):
+            self._fits = _is_boolean
 
     def parse(self, record: Record) -> Example:
         """Raises RecordRejected."""
@@ -44,19 +48,28 @@ class ExampleParser:
             example = _decode_example(record.value)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise RecordRejected("example_invalid", "not an example as schemas/examples.json describes it") from None
-        if not label_fits(self._task, example.label):
-            raise RecordRejected("label_type", f"the label does not fit the task {self._task!r}")
-        for served in example.served.values():
-            if not _fits(self._task, served):
-                raise RecordRejected("label_type", f"what was served does not fit the task {self._task!r}")
+        self.check(example)
         if tuple(example.features) != self._names:
             raise RecordRejected("features_differ", "the example's features are not those that the pipeline declares")
         return example
 
+    def check(self, example: Example) -> None:
+        """What a step of ours may yet have got wrong, as a model may answer anything. Raises RecordRejected."""
+        fits = self._fits
+        if not fits(example.label):
+            raise RecordRejected("label_type", f"the label does not fit the task {self._task!r}")
+        for served in example.served.values():
+            prediction, persistence, prior = served.prediction, served.persistence, served.prior
+            if not (
+                (prediction is None or fits(prediction))
+                and (persistence is None or fits(persistence))
+                and (prior is None or fits(prior))
+            ):
+                raise RecordRejected("label_type", f"what was served does not fit the task {self._task!r}")
 
-def _fits(task: Any, served: Served) -> bool:
-    values = (served.prediction, served.persistence, served.prior)
-    return all(value is None or label_fits(task, value) for value in values)
+
+def _is_boolean(label: object) -> bool:
+    return isinstance(label, bool)
 
 
 class Pupil:

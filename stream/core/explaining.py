@@ -50,29 +50,34 @@ TREE_REGRESSORS = (tree.HoeffdingTreeRegressor, tree.HoeffdingAdaptiveTreeRegres
 BAGS = (ensemble.BaggingClassifier, ensemble.ADWINBaggingClassifier, ensemble.LeveragingBaggingClassifier)
 
 
-def compile_scorer(model: Any, task: str, *, explained_top: int, threshold: float = 0.5) -> Scorer:
+def compile_scorer(
+    model: Any, task: str, *, explained_top: int, threshold: float = 0.5, explains: bool = True
+) -> Scorer:
     """The fastest exact way to score with this model as it is now. The model must not be changed while in use.
 
     Explanations list the `explained_top` largest contributions; 0 turns them off. The scorer raises ValueError when the
-    model's answer is not finite.
+    model's answer is not finite. Where the task is not multiclass, its answers can be written as JSON.
+
+    Args:
+        explains: False leaves the explanations out of answers that are otherwise the same, to the bit.
     """
-    top = explained_top
+    top = explained_top if explains else 0
     steps = list(model.steps.values()) if type(model) is compose.Pipeline else [model]
     final = steps[-1]
     transform = _transform(steps[:-1])
     if task == "anomaly":
         return _anomaly(model, threshold)
     if task == "regression":
-        return _regression(model, final, steps[:-1], transform, top)
+        return _regression(model, final, steps[:-1], transform, explained_top, top)
     if type(model) is BoostedClassifier and model.fitted:
         return _boosted(model, task, threshold, top)
     if type(final) is linear_model.LogisticRegression and task == "binary" and type(final.loss) is optim.losses.Log:
         return _log_odds(_linear(final, steps[:-1], transform, "log_odds", top), threshold)
-    if type(final) is linear_model.SoftmaxRegression and top and task == "multiclass":
+    if type(final) is linear_model.SoftmaxRegression and explained_top and task == "multiclass":
         return _softmax(final, transform, top)
-    if top and type(final) in TREES:
+    if explained_top and type(final) in TREES:
         return _votes(tree_vote(final), transform, task, threshold, top)
-    if top and (type(final) is forest.ARFClassifier or type(final) in BAGS):
+    if explained_top and (type(final) is forest.ARFClassifier or type(final) in BAGS):
         members = list(final)
         if members and all(isinstance(member, tree.HoeffdingTreeClassifier) for member in members):
             return _votes(forest_vote(final), transform, task, threshold, top)
@@ -169,7 +174,7 @@ def made(x):
 def _transformed(weights: dict[str, float], bias: float, transform: Transform, scale: Scale, top: int) -> Raw:
     def raw(x: dict[str, Any]) -> tuple[float, Explanation | None]:
         z = transform(x)
-        contributions = {str(name): weights[name] * z[name] for name in z if name in weights}
+        contributions = {str(name): float(weights[name] * z[name]) for name in z if name in weights}
         explanation = _explained(scale, bias, contributions, top) if top else None
         return bias + sum(contributions.values()), explanation
 
@@ -204,8 +209,10 @@ def _softmax(final: Any, transform: Transform, top: int) -> Scorer:
         if not probabilities:
             return Answer(None, {}, None, None)
         best = max(probabilities, key=probabilities.__getitem__)
+        if not top:
+            return Answer(best, _named(probabilities), None, None)
         mine = weights.get(best, {})
-        contributions = {str(name): mine[name] * value for name, value in z.items() if name in mine}
+        contributions = {str(name): float(mine[name] * value) for name, value in z.items() if name in mine}
         return Answer(best, _named(probabilities), None, _explained("log_odds", 0.0, contributions, top))
 
     return scorer
@@ -219,7 +226,7 @@ def _votes(walk: ClassifierWalk, transform: Transform, task: str, threshold: flo
         votes, explain_class = walk(transform(x))
         p = _share_of_true(votes)
         probabilities = {"false": 1.0 - p, "true": p}
-        if explain_class is None:
+        if explain_class is None or not top:
             return Answer(p >= threshold, probabilities, None, None)
         explanation = _explained("probability", *explain_class(True, p), top)
         return Answer(p >= threshold, probabilities, None, explanation)
@@ -230,7 +237,7 @@ def _votes(walk: ClassifierWalk, transform: Transform, task: str, threshold: flo
         if not any(votes.values()):
             return Answer(None, {}, None, None)
         prediction = max(votes, key=votes.__getitem__)
-        if explain_class is None:
+        if explain_class is None or not top:
             return Answer(prediction, probabilities, None, None)
         explanation = _explained("probability", *explain_class(prediction, votes[prediction]), top)
         return Answer(prediction, probabilities, None, explanation)
@@ -289,7 +296,9 @@ def _boosted(model: BoostedClassifier, task: str, threshold: float, top: int) ->
 # -- numbers -------------------------------------------------------------------------------------------------------------
 
 
-def _regression(model: Any, final: Any, transformers: list[Any], transform: Transform, top: int) -> Scorer:
+def _regression(
+    model: Any, final: Any, transformers: list[Any], transform: Transform, explained_top: int, top: int
+) -> Scorer:
     # Most losses leave the raw prediction as it is; Poisson, for one, does not.
     if type(final) is linear_model.LinearRegression and type(final.loss).mean_func is optim.losses.Squared.mean_func:
         raw = _linear(final, transformers, transform, "value", top)
@@ -307,12 +316,12 @@ def _regression(model: Any, final: Any, transformers: list[Any], transform: Tran
             return Answer(_number(scores[0]), None, None, _explained("value", *explain(0), top) if top else None)
 
         return boosted
-    if top and type(final) in TREE_REGRESSORS:
+    if explained_top and type(final) in TREE_REGRESSORS:
         walk = RegressorWalk(final)
 
         def path(x: dict[str, Any]) -> Answer:
             value, bias, contributions = walk(transform(x))
-            return Answer(_number(value), None, None, _explained("value", bias, contributions, top))
+            return Answer(_number(value), None, None, _explained("value", bias, contributions, top) if top else None)
 
         return path
 

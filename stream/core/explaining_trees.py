@@ -44,7 +44,8 @@ def _along(path: Path, label: Any) -> tuple[float, float, dict[str, float]]:
     contributions: dict[str, float] = {}
     for feature, node in path[1:]:
         before, share = share, _share(node.stats, label)
-        contributions[feature] = contributions.get(feature, 0.0) + share - before  # type: ignore[index, arg-type]
+        name = str(feature)
+        contributions[name] = contributions.get(name, 0.0) + share - before
     return bias, share, contributions
 
 
@@ -148,7 +149,8 @@ class RegressorWalk:
         contributions: dict[str, float] = {}
         for feature, node in path[1:]:
             mean = _node_mean(node)
-            contributions[feature] = contributions.get(feature, 0.0) + mean - before  # type: ignore[index, arg-type]
+            name = str(feature)
+            contributions[name] = contributions.get(name, 0.0) + mean - before
             before = mean
         contributions[LEAF] = value - before
         return value, bias, contributions

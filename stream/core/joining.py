@@ -31,6 +31,7 @@ __all__ = ["Joiner"]
 CHAMPION = "champion"
 SOURCE_LABELS_MIN = 100  # a share is taken of at least so many labels
 SOURCE_LABELS_KEPT = 2_000  # then counts are halved: what came long ago weighs less
+COUNTED = {timing: f"{timing}_labels" for timing in ("on_time", "early", "late", "correction")}
 SAME_EVENT_MAX = 4  # early labels kept for one event
 HINT = (
     "no event with this event_id came to this partition in time; the commonest cause is a producer of events or "
@@ -48,13 +49,16 @@ class Joiner:
 
     def __init__(self, pipeline: Pipeline, partition: int, meta: Meta, early: dict[str, bytes]) -> None:
         rules = pipeline.labels
-        self._inputs = TopicNames.of(pipeline)
+        names = TopicNames.of(pipeline)
+        self._events_topic, self._labels_topic = names.events, names.labels
         self._partition = partition
         self._meta = meta
         self._names = pipeline.feature_names
         self._wait_ms = rules.wait_ms
         self._keep_ms = rules.wait_ms + rules.keep_late_ms
-        self._default: LabelValue | None = rules.default
+        default: LabelValue | None = rules.default
+        # As a label that comes: a whole number is a number.
+        self._default = float(default) if pipeline.task == "regression" and default is not None else default
         self.has_default = rules.missing == "default"
         self.first_due_ms = self._wait_ms if self.has_default else self._keep_ms
         self._early_max = rules.early_max
@@ -94,7 +98,8 @@ class Joiner:
             timing = "early" if early else "on_time"
         if previous is None:
             remembered.label, remembered.label_source = label.label, label.source
-        self.count(f"{timing}_labels")
+        counts, name = self._meta.counts, COUNTED[timing]
+        counts[name] = counts.get(name, 0) + 1
         return self._example(
             label.event_id,
             remembered,
@@ -102,7 +107,7 @@ class Joiner:
             source=label.source,
             labelled_at_ms=label.labelled_at_ms,
             timing=timing,
-            position=Source(self._inputs.labels, self._partition, record.offset),
+            position=Source(self._labels_topic, self._partition, record.offset),
             previous=previous,
             previous_source=remembered.label_source if previous is not None else None,
         )
@@ -194,7 +199,7 @@ class Joiner:
             timing=timing,
             partition=self._partition,
             sequence=self._meta.example_sequence,
-            event_source=Source(self._inputs.events, self._partition, remembered.offset),
+            event_source=Source(self._events_topic, self._partition, remembered.offset),
             label_source_position=position,
             previous_label=previous,
             slot=slot,

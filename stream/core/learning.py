@@ -17,6 +17,7 @@ from stream.core.distributions import Distributions
 from stream.core.drifting import DriftWatch, segment_values, told_apart
 from stream.core.evaluating import Baselines, Evaluation
 from stream.core.examples import LEARNED, ExampleParser, Follower, Pupil
+from stream.core.forms import encoded
 from stream.core.lean_pickle import load_model
 from stream.core.model_bases import ModelBase
 from stream.core.objectives import Delays
@@ -91,7 +92,7 @@ class LearnStep:
         self._keys = list(keys)
         self._configuration = configuration
         self._extra_allowed = extra_allowed
-        self._parse = ExampleParser(pipeline).parse
+        self._parser = ExampleParser(pipeline)
         self._evaluation = Evaluation(pipeline.task, window, pipeline.alert_share)
         self._segments: dict[str, dict[str, Evaluation]] = {name: {} for name in pipeline.segments}
         self._drift = DriftWatch(pipeline, shard)
@@ -177,50 +178,72 @@ class LearnStep:
     def step(self, records: Sequence[Record]) -> list[Outgoing]:
         """Judge and learn; returns drifts and dead letters, the same for the same records."""
         out: list[Outgoing] = []
+        parse = self._parser.parse
         for record in records:
-            self.offset = record.offset + 1
-            self._at_ms = record.timestamp_ms
+            self.offset, self._at_ms = record.offset + 1, record.timestamp_ms
             try:
-                self._example(self._parse(record), record, out)
+                self._example(parse(record), record.timestamp_ms, out)
             except RecordRejected as rejected:
-                self._count("dead_letters")
-                self._count(f"dead_letters.{rejected.code}")
-                out.append(dead_letter(record, rejected, "learn", TopicNames.of(self._pipeline)))
+                self._reject(record, rejected, out)
         return out
 
-    def _example(self, example: Example, record: Record, out: list[Outgoing]) -> None:
-        seen = self._high_water.get(example.partition, 0)
-        if example.sequence <= seen:
+    def step_in_process(self, examples: Sequence[Outgoing]) -> list[Outgoing]:
+        """`step` over examples that a score step has just handed over as objects (`core/forms.py`), at the next offsets."""
+        out: list[Outgoing] = []
+        check = self._parser.check
+        for outgoing in examples:
+            example: Any = outgoing.value
+            self.offset += 1
+            self._at_ms = at_ms = outgoing.timestamp_ms
+            try:
+                check(example)
+                self._example(example, at_ms, out)
+            except RecordRejected as rejected:
+                record = Record("examples", 0, self.offset - 1, at_ms, outgoing.key, encoded(outgoing).value)
+                self._reject(record, rejected, out)
+        return out
+
+    def _reject(self, record: Record, rejected: RecordRejected, out: list[Outgoing]) -> None:
+        self._count("dead_letters")
+        self._count(f"dead_letters.{rejected.code}")
+        out.append(dead_letter(record, rejected, "learn", TopicNames.of(self._pipeline)))
+
+    def _example(self, example: Example, at_ms: int, out: list[Outgoing]) -> None:
+        """One example; `at_ms` is its Kafka timestamp."""
+        partition, sequence, timing = example.partition, example.sequence, example.timing
+        counts = self.counts
+        seen = self._high_water.get(partition, 0)
+        if sequence <= seen:
             self._count("repeats")
             return
-        if example.sequence > seen + 1:
+        if sequence > seen + 1:
             self._count("gaps")
-        self._high_water[example.partition] = example.sequence
-        self._count(example.timing)
-        if example.timing in GIVEN:
+        self._high_water[partition] = sequence
+        counts[timing] = counts.get(timing, 0) + 1
+        if timing in GIVEN:
             came_at_ms = example.event_timestamp_ms or example.occurred_at_ms
-            self._delays.add(record.timestamp_ms - came_at_ms)
+            self._delays.add(at_ms - came_at_ms)
         self._sources.update(example)
-        if example.timing not in LEARNED:
+        if timing not in LEARNED:
             return
         served = example.served.get(example.slot)
         if served is not None:
             self._evaluation.update(example.label, served)
-            if self._unbiased is not None and example.propensity is not None and example.timing != "default":
+            if self._unbiased is not None and example.propensity is not None and timing != "default":
                 self._unbiased.update(example.label, served, example.propensity)
             if self._segments:
                 self._judge_segments(example, served)
         champion = example.served.get(CHAMPION)
         if champion is not None:
-            drift = self._drift.update(example, champion, record.offset, record.timestamp_ms)
+            drift = self._drift.update(example, champion, self.offset - 1, at_ms)
             if drift is not None:
                 self._count("drifts")
                 key = self._pipeline.name.encode()
-                out.append(Outgoing("drifts", 0, key, msgspec.json.encode(drift), record.timestamp_ms))
+                out.append(Outgoing("drifts", 0, key, msgspec.json.encode(drift), at_ms))
         self._distributions.add(example.features, example.occurred_at_ms)
         self._baselines.update(example.label)
         if self.slots.state.trial is not None:
-            self.slots.judge(example, self.offset, record.timestamp_ms)
+            self.slots.judge(example, self.offset, at_ms)
         self._learn_all(example)
 
     def _judge_segments(self, example: Example, served: Served) -> None:
@@ -254,8 +277,10 @@ class LearnStep:
             raise RecordRejected(
                 "learn_failed", f"the model raised {type(error).__name__} while learning this example"
             ) from error
-        self._count("learned")
-        self._refuse(champion.tidy())
+        self.counts["learned"] = self.counts.get("learned", 0) + 1
+        refused = champion.tidy()
+        if refused:
+            self._refuse(refused)
 
     def _refuse(self, count: int) -> None:
         """So many examples were learned and had to be unlearned."""
@@ -342,6 +367,10 @@ class LearnStep:
         if self._unbiased is not None:
             figures["unbiased"] = self._unbiased.report()
         return figures
+
+    def recent_figures(self) -> dict[str, Any]:
+        """The part `window` of the figures."""
+        return self._evaluation.recent()
 
     def serving(self) -> Serving:
         """What a scorer needs beside the model."""

@@ -46,6 +46,9 @@ def middle_of(number: int) -> float:
     return 1.0 / (1.0 + math.exp(_EDGE - (number + 0.5) / _SCALE))
 
 
+_MIDDLES = [middle_of(number) for number in range(BINS)]
+
+
 def anomaly_bin_of(score: float) -> int:
     """The bin of any finite score.
 
@@ -109,7 +112,7 @@ class ScoreHistogram:
         error = events = expected = positives = 0.0
         for number, (n, p) in enumerate(zip(*self.counts, strict=True)):
             events += n + p
-            expected += (n + p) * middle_of(number)
+            expected += (n + p) * _MIDDLES[number]
             positives += p
             if events >= max(total / 20, 100) or number == BINS - 1:
                 error += abs(expected - positives)

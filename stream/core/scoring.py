@@ -15,10 +15,11 @@ import msgspec
 
 from stream.core.explaining import Answer
 from stream.core.features import EntityFeatures
+from stream.core.forms import WIRE, Form
 from stream.core.guarding import winsorise
 from stream.core.joining import CHAMPION, Joiner
 from stream.core.records import EventParser, LabelParser, ParsedEvent, Record
-from stream.core.remembering import Agenda, Beside, Meta, Remembered, decode_remembered, encode_remembered
+from stream.core.remembering import Agenda, Beside, Meta, Remembered
 from stream.core.requesting import Labeller
 from stream.core.scores import uncertainty_of
 from stream.errors import RecordRejected
@@ -93,11 +94,13 @@ class ScoreStep:
         entities_max: int = 200_000,
         answered_until: Mapping[str, int] | None = None,
         partitions: int = 1,
+        form: Form = WIRE,
     ) -> None:
         """`answered_until`: by topic, the offset up to which an earlier state has given its answers: none is given again.
         Under `predictions`: likewise of `events`, but dead letters are given again; they do not depend on the model.
 
         `partitions`: of `events`, among which the budget of label requests is divided.
+        `form`: of what is handed over; under another than WIRE, an outgoing value is the message itself.
         """
         self._pipeline = pipeline
         self._names = TopicNames.of(pipeline)
@@ -105,6 +108,10 @@ class ScoreStep:
         self._answered_until = {topic: answered.get(topic, 0) for topic in ("events", "labels")}
         self._events_answered = max(answered.get("events", 0), answered.get("predictions", 0))
         self._partition = partition
+        self._form = form
+        self._message = form.message
+        # Of other tasks an answer is built of floats and booleans, which can be written (see `compile_scorer`).
+        self._tries_answers = not form.outbox and pipeline.task == "multiclass"
         self.meta = msgspec.json.decode(acquired.meta, type=Meta) if acquired.meta else Meta()
         self._events_topic = self._names.events
         self._entities_max = entities_max
@@ -144,28 +151,28 @@ class ScoreStep:
 
     def needs(self, batch: Batch) -> Needs:
         """Which entities, events and due times the batch touches and this object does not hold."""
-        cached = self._entities
+        cached, looks_back = self._entities, bool(self._features.names)
         entities: dict[str, None] = {}
         event_ids: dict[str, None] = {}
         for _, item in batch.items:
             if isinstance(item, ParsedEvent):
                 event_ids[item.event_id] = None
-                if item.entity_id not in cached:
+                if looks_back and item.entity_id not in cached:
                     entities[item.entity_id] = None
             elif not isinstance(item, RecordRejected):
                 event_ids[item[1].event_id] = None
         due_until_ms = None
         if batch.watermark_ms > self._agenda.loaded_until_ms:
             due_until_ms = batch.watermark_ms + min(AGENDA_SLICE_MAX_MS, self._joiner.first_due_ms // AGENDA_SLICES)
-        wanted = list(entities) if self._features.names else []
-        return Needs(self._generation(), wanted, list(event_ids), due_until_ms)
+        return Needs(self._generation(), list(entities), list(event_ids), due_until_ms)
 
     def load(self, needs: Needs, fetched: Fetched, batch: Batch) -> list[str]:
         """Take what was fetched; return the ids of further remembered events to fetch (those that fall due now)."""
         decode = self._features.decode
         for entity_id, data in fetched.entities.items():
             self._entities[entity_id] = decode(data)
-        self._known = {event_id: decode_remembered(data) for event_id, data in fetched.remembered.items()}
+        recall = self._form.recall
+        self._known = {event_id: recall(data) for event_id, data in fetched.remembered.items()}
         self._commit = Commit(meta=b"")
         if needs.due_until_ms is not None:
             self._commit.due_remove += self._agenda.load(fetched.due, needs.due_until_ms, self.meta.watermark_ms)
@@ -178,13 +185,13 @@ class ScoreStep:
     def step(self, batch: Batch, due: dict[str, bytes], model: LiveModel) -> tuple[Commit, list[Outgoing]]:
         """Process a parsed and loaded batch. Returns what to commit (outbox included) and the same outbox decoded."""
         for event_id, data in due.items():
-            self._known.setdefault(event_id, decode_remembered(data))
+            self._known.setdefault(event_id, self._form.recall(data))
         self._out: list[Outgoing] = []
         self._touched: dict[str, None] = {}
         self._changed: dict[str, None] = {}
         self._due: list[tuple[int, str]] = []
         self._due_over: set[tuple[int, str]] = set()
-        self._events = self._predictions = self.rejected = 0
+        self._events = self._labels = self._predictions = self._examples = self.rejected = 0
         self._chunk = b"%d" % self.meta.chunk_sequence
         generation_before = self._generation()
         offsets = self.meta.offsets
@@ -232,21 +239,28 @@ class ScoreStep:
             beside, other = _beside(model.beside, event.entity_id, x)
             if beside.answers and other is not None:
                 given, other, ref = other, answer, model.beside.ref
-        prediction = Prediction(
-            event_id=event_id,
-            prediction=given.prediction,
-            probabilities=given.probabilities,
-            score=given.score,
-            uncertainty=uncertainty_of(given.probabilities, model.half_width),
-            model=ref,
-            source=Source(self._events_topic, record.partition, record.offset),
-            occurred_at_ms=occurred_at_ms,
-            scored_at_ms=record.timestamp_ms,
-            explanation=given.explanation,
-            clipped=clipped,
-        )
-        self._answer(record, prediction)
-        requested = None if self._labeller is None else self._request(record, prediction, other, x, model)
+        requested = None
+        if self._form.predictions or self._labeller is not None:
+            prediction = Prediction(
+                event_id=event_id,
+                prediction=given.prediction,
+                probabilities=given.probabilities,
+                score=given.score,
+                uncertainty=uncertainty_of(given.probabilities, model.half_width),
+                model=ref,
+                source=Source(self._events_topic, record.partition, record.offset),
+                occurred_at_ms=occurred_at_ms,
+                scored_at_ms=record.timestamp_ms,
+                explanation=given.explanation,
+                clipped=clipped,
+            )
+            self._answer(record, prediction)
+            if self._labeller is not None:
+                requested = self._request(record, prediction, other, x, model)
+        else:
+            if self._tries_answers:
+                self._try_answer(given, ref)
+            self._predictions += 1
         remembered = Remembered(
             event.entity_id,
             occurred_at_ms,
@@ -265,20 +279,29 @@ class ScoreStep:
         )
         self._known[event_id] = remembered
         self._changed[event_id] = None
-        self._schedule(occurred_at_ms + self._joiner.first_due_ms, event_id)
-        if self._joiner.waits_for(event_id):
-            for early in self._joiner.take_early(event_id, self._commit):
+        joiner = self._joiner
+        self._schedule(occurred_at_ms + joiner.first_due_ms, event_id)
+        if joiner.waits_for(event_id):
+            for early in joiner.take_early(event_id, self._commit):
                 self._early_label(early, remembered)
 
     def _answer(self, record: Record, prediction: Prediction) -> None:
+        if self._tries_answers:
+            self._try_answer(prediction, prediction.model)
         try:
-            value = _encode_json(prediction)
+            value = self._message(prediction)
         except (TypeError, ValueError, OverflowError) as error:
-            model = prediction.model.version
-            raise RecordRejected("model_failed", f"the answer of model {model} cannot be written as JSON") from error
+            raise _unwritable(prediction.model) from error
         self._predictions += 1
-        if record.offset >= self._events_answered:
+        if self._form.predictions and record.offset >= self._events_answered:
             self._out.append(Outgoing("predictions", record.partition, record.key, value, record.timestamp_ms))
+
+    def _try_answer(self, answer: Answer | Prediction, ref: ModelRef) -> None:
+        """Nothing that is not written now may turn out later to be unfit for it."""
+        try:
+            _encode_json((answer.prediction, answer.probabilities, answer.explanation))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise _unwritable(ref) from error
 
     def _request(
         self, record: Record, prediction: Prediction, other: Answer | None, x: dict[str, Any], model: LiveModel
@@ -293,7 +316,7 @@ class ScoreStep:
         if request is not None and not self._joiner.waits_for(prediction.event_id):
             self._count("label_requests")
             if record.offset >= self._events_answered:
-                value = _encode_json(request)
+                value = self._message(request)
                 self._out.append(Outgoing("label_requests", record.partition, record.key, value, record.timestamp_ms))
         return propensity
 
@@ -331,7 +354,7 @@ class ScoreStep:
         self._answer(record, prediction)
 
     def _label(self, record: Record, entity_id: str, label: Label) -> None:
-        self._count("labels")
+        self._labels += 1
         remembered = self._known.get(label.event_id)
         if remembered is None:
             for rejected, victim in self._joiner.keep_early(record, label, self._commit):
@@ -402,13 +425,19 @@ class ScoreStep:
             commit.drop_generations = [g for g in (generation_before - 1, generation_before) if g < generation - 1]
         touched = ((entity_id, self._entities[entity_id]) for entity_id in self._touched)
         commit.entities = {entity_id: encode(state) for entity_id, state in touched if state[0] >= generation - 1}
-        commit.remember = {event_id: encode_remembered(known[event_id]) for event_id in self._changed}
+        remember = self._form.remember
+        commit.remember = {event_id: remember(known[event_id]) for event_id in self._changed}
         forgotten_then_seen = commit.remember.keys() & set(commit.forget)
         commit.forget = [event_id for event_id in commit.forget if event_id not in forgotten_then_seen]
-        if self._events:
-            self._joiner.count("events", self._events)
-        if self._predictions:
-            self._joiner.count("predictions", self._predictions)
+        made = {
+            "events": self._events,
+            "predictions": self._predictions,
+            "labels": self._labels,
+            "examples": self._examples,
+        }
+        for name, count in made.items():
+            if count:
+                self._joiner.count(name, count)
         entries = sorted(self._due)
         if self._due_over:
             entries = [entry for entry in entries if entry not in self._due_over]
@@ -420,7 +449,8 @@ class ScoreStep:
         if self._labeller is not None:
             meta.labelling = self._labeller.sync()
         commit.meta = _encode_json(meta)
-        commit.outbox = _encode_msgpack(self._out) if self._out else None
+        if self._out and self._form.outbox:
+            commit.outbox = _encode_msgpack(self._out)
         self._evict()
         return commit
 
@@ -434,8 +464,8 @@ class ScoreStep:
         return self.meta.watermark_ms // self._idle_ms
 
     def _emit_example(self, timestamp_ms: int, example: Example) -> None:
-        self._count("examples")
-        self._out.append(Outgoing("examples", 0, example.entity_id.encode(), _encode_json(example), timestamp_ms))
+        self._examples += 1
+        self._out.append(Outgoing("examples", 0, example.entity_id.encode(), self._message(example), timestamp_ms))
 
     def _dead_letter(self, record: Record, rejected: RecordRejected) -> None:
         self._count("dead_letters")
@@ -469,6 +499,10 @@ def _beside(model: BesideModel, entity_id: str, x: dict[str, Any]) -> tuple[Besi
         return Beside(slot, version, failed=True), None
     answers = model.answers(entity_id)
     return Beside(slot, version, answer.prediction, answer.probabilities, answer.score, False, answers), answer
+
+
+def _unwritable(ref: ModelRef) -> RecordRejected:
+    return RecordRejected("model_failed", f"the answer of model {ref.version} cannot be written as JSON")
 
 
 def _where(error: Exception) -> str:
