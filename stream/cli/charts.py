@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 __all__ = ["Line", "Mark", "compact", "line_chart", "share_chart", "sparkline", "time_text"]
 
-SIZES = {"wide": (880, 260, 8), "narrow": (340, 200, 3)}  # width, height, times at the axis
+Size = tuple[float, float, int]  # width, height, times at the axis
+COURSE: dict[str, Size] = {"wide": (880, 260, 10), "narrow": (340, 200, 3)}
+SHARES: dict[str, Size] = {"wide": (1_220, 150, 14), "narrow": (340, 150, 3)}
 STEPS_S = (
     1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800
 )  # fmt: skip
@@ -78,7 +80,7 @@ def line_chart(
     """
     if sum(y is not None for line in lines for _, y in line.points) < 2:
         return '<p class="note">Too few labels for a course.</p>'
-    return _twice(lambda size: _lines(size, lines, label, marks, levels, low_min, y_text))
+    return _twice(COURSE, lambda size: _lines(size, lines, label, marks, levels, low_min, y_text))
 
 
 def share_chart(
@@ -90,7 +92,7 @@ def share_chart(
     marks: Sequence[Mark] = (),
 ) -> str:
     """Stacked shares of each slot of time, one colour each (f-... of page.css); a slot without anything is left blank."""
-    return _twice(lambda size: _shares(size, slots, colours, width_ms, label, marks))
+    return _twice(SHARES, lambda size: _shares(size, slots, colours, width_ms, label, marks))
 
 
 def sparkline(course: Sequence[float | None], label: str) -> str:
@@ -112,8 +114,8 @@ def sparkline(course: Sequence[float | None], label: str) -> str:
 # -- drawing ---------------------------------------------------------------------------------------------------------------
 
 
-def _twice(draw: Callable[[str], str]) -> str:
-    return "".join(f'<div class="chart-{size}">{draw(size)}</div>' for size in SIZES)
+def _twice(sizes: Mapping[str, Size], draw: Callable[[Size], str]) -> str:
+    return "".join(f'<div class="chart-{name}">{draw(size)}</div>' for name, size in sizes.items())
 
 
 def _ticks(low: float, high: float, count: int) -> list[float]:
@@ -136,8 +138,8 @@ def _time_axis(low: float, high: float, most: int) -> tuple[list[float], float]:
 class _Frame:
     """Axes, and what lies where."""
 
-    def __init__(self, size: str, x: tuple[float, float], y: tuple[float, float], texts: Sequence[str]) -> None:
-        self.width, self.height, self.times = SIZES[size]
+    def __init__(self, size: Size, x: tuple[float, float], y: tuple[float, float], texts: Sequence[str]) -> None:
+        self.width, self.height, self.times = size
         self.left = 12 + LETTER * max(map(len, texts), default=1)
         self.right, self.top, self.bottom = self.width - 8.0, 18.0, self.height - 22.0
         self._x, self._y = x, y
@@ -181,7 +183,7 @@ class _Frame:
 
 
 def _lines(
-    size: str,
+    size: Size,
     lines: Sequence[Line],
     label: str,
     marks: Sequence[Mark],
@@ -196,7 +198,7 @@ def _lines(
     bottom = max(low - room, 0.0) if low >= 0 else low - room
     if low_min is not None:
         bottom = max(bottom, min(low_min, high - room))
-    ticks = _ticks(bottom, high + room, 5 if size == "wide" else 4)
+    ticks = _ticks(bottom, high + room, 5)
     texts = [y_text(tick) for tick in ticks]
     frame = _Frame(size, (min(times), max(times)), (bottom, high + room), texts)
     parts = list(frame.grid(ticks, texts))
@@ -212,7 +214,7 @@ def _lines(
 
 
 def _shares(
-    size: str,
+    size: Size,
     slots: Sequence[tuple[float, Mapping[str, int]]],
     colours: Mapping[str, str],
     width_ms: float,

@@ -18,7 +18,7 @@ STYLE = """
 svg .line { stroke-linecap: round; }
 .unknown { color: var(--muted); font-weight: 400; } .tile .big.unknown { font-size: 15px; line-height: 1.75; }
 .kept { color: var(--green); } .broken { color: var(--red); font-weight: 600; }
-.lacking { border-left: 3px solid var(--orange); } .lacking ul, .plain { margin: .2rem 0; padding-left: 1.1rem; }
+.lacking { border-left: 3px solid var(--orange); margin-bottom: 1rem; } .lacking ul, .plain { margin: .2rem 0; padding-left: 1.1rem; }
 .lacking li { margin: .15rem 0; overflow-wrap: anywhere; } .lacking h2 { margin-bottom: .4rem; }
 .log { max-height: none; } details { margin-top: .5rem; } summary { cursor: pointer; color: var(--muted); font-size: 13px; }
 td.words { text-align: left; white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }

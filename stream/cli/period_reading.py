@@ -32,6 +32,7 @@ __all__ = ["read_period"]
 
 SHARD = 0
 LOOK_BACK = 5_000  # examples before the period: copies of them may lie in it
+ON_KAFKA = "events, predictions, drifts, releases, dead letters, label requests, examples that are not archived yet"
 T = TypeVar("T")
 
 
@@ -63,7 +64,7 @@ class _Reading:
 
     def read(self) -> tuple[Span, Found]:
         found = self.found
-        self._topics = self._tried("everything on Kafka", lambda: self._kafka.describe().topics)
+        self._topics = self._tried(ON_KAFKA, lambda: self._kafka.describe().topics)
         for what in ("events", "predictions"):
             setattr(found, what, self._of_topic(what, what, self._count))
         found.drifts = self._of_topic("drifts", "drifts", lambda _: self._drifts())
@@ -108,8 +109,7 @@ class _Reading:
 
     def _of_topic(self, what: str, topic: str, read: Callable[[str], T]) -> T | None:
         if self._topics is None:
-            self._lack(what, "Kafka does not answer")
-            return None
+            return None  # said once, for all of them
         if topic not in self._topics:
             self._lack(what, f"the topic {self._names[topic]} does not exist")
             return None
@@ -241,9 +241,11 @@ class _Reading:
 
     def _not_archived(self, archive: Any, end: int, later_ms: int) -> tuple[int, int, int, int, int] | None:
         """What lies on Kafka only: [from, to) of the period, the end with later labels, first and last timestamp."""
-        topic = (self._topics or {}).get("examples")
+        if self._topics is None:
+            return None
+        topic = self._topics.get("examples")
         if topic is None:
-            self._lack("examples that are not archived yet", "Kafka does not answer, or has no such topic")
+            self._lack("examples that are not archived yet", f"the topic {self._names.examples} does not exist")
             return None
         if archive is not None and archive.topic_id() not in ("", topic.topic_id):
             self._lack("examples on Kafka", f"{archive.location} is the archive of an earlier topic of this name")
