@@ -158,9 +158,9 @@ class _Frame:
         yield _rule(self.left, self.right, self.bottom, self.bottom, "axis")
         moments, step_s = _time_axis(*self._x, self.times)
         for moment in moments:
-            x = self.x(moment)
-            anchor = "end" if x > self.right - 20 else "start" if x < self.left + 12 else "middle"
-            yield _text(x, self.height - 6, time_text(moment, step_s), anchor)
+            x, text = self.x(moment), time_text(moment, step_s)
+            anchor = "end" if x + LETTER * len(text) / 2 > self.width else "middle"
+            yield _text(x, self.height - 6, text, anchor)
 
     def marks(self, marks: Sequence[Mark]) -> Iterable[str]:
         free = -1e9
@@ -194,10 +194,10 @@ def _lines(
     values = [y for line in lines for _, y in line.points if y is not None] + [y for y, _ in levels]
     times = [x for line in lines for x, _ in line.points]
     low, high = min(values), max(values)
+    if low_min is not None:
+        low = min(max(low, low_min), high)
     room = (high - low) * 0.08 or abs(high) * 0.1 or 1.0
     bottom = max(low - room, 0.0) if low >= 0 else low - room
-    if low_min is not None:
-        bottom = max(bottom, min(low_min, high - room))
     ticks = _ticks(bottom, high + room, 5)
     texts = [y_text(tick) for tick in ticks]
     frame = _Frame(size, (min(times), max(times)), (bottom, high + room), texts)

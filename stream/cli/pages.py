@@ -21,7 +21,7 @@ svg .line { stroke-linecap: round; }
 .lacking { border-left: 3px solid var(--orange); margin-bottom: 1rem; } .lacking ul, .plain { margin: .2rem 0; padding-left: 1.1rem; }
 .lacking li { margin: .15rem 0; overflow-wrap: anywhere; } .lacking h2 { margin-bottom: .4rem; }
 .log { max-height: none; } details { margin-top: .5rem; } summary { cursor: pointer; color: var(--muted); font-size: 13px; }
-td.words { text-align: left; white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }
+th.words { text-align: left; } td.words { text-align: left; white-space: normal; min-width: 14rem; overflow-wrap: anywhere; }
 .grid > .card { overflow: hidden; } .top .muted { font-size: 13px; }
 @media (max-width: 700px) { .chart-wide { display: none; } .chart-narrow { display: block; } .top { position: static; flex-wrap: wrap; } .state { margin-left: 0; } }
 @media print {
@@ -59,7 +59,9 @@ def table(heading: Sequence[str], rows: Iterable[Sequence[str]], *, words: Seque
 
     Cells are text, or `Markup`.
     """
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in heading)
+    head = "".join(
+        f'<th scope="col"{" class=words" if at in words else ""}>{escape(cell)}</th>' for at, cell in enumerate(heading)
+    )
     body = "".join(f"<tr>{''.join(_cell(at, cell, words) for at, cell in enumerate(row))}</tr>" for row in rows)
     label = escape(name or " ".join(heading).strip())
     return (

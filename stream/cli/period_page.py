@@ -117,7 +117,7 @@ def _objectives(report: PeriodReport) -> str:
 
 
 def _of_objective(name: str, value: float) -> str:
-    return duration(value) if name.endswith("_ms") else percent(value) if name == "label_coverage" else figure(value)
+    return duration(value) if name.endswith("_ms") else percent(value) if name == "label_coverage" else f"{value:.4g}"
 
 
 def _drifts(report: PeriodReport) -> str:
@@ -128,7 +128,8 @@ def _drifts(report: PeriodReport) -> str:
     for its in found:
         began = f", the change most likely at {time_of(its.began_at_ms)}" if its.began_at_ms is not None else ""
         lines.append(
-            f"<li>{escape(drift_text(its.drift).plain)}<div class=why>noticed {time_of(its.drift.detected_at_ms)}{began}</div></li>"
+            f"<li>{escape(drift_text(its.drift).plain)}"
+            f'<div class="why">noticed {time_of(its.drift.detected_at_ms)}{began}</div></li>'
         )
     return section("drifts", "Drifts", f"{len(found):,}", card(f'<ol class="log">{"".join(lines)}</ol>'))
 

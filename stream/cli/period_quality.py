@@ -57,7 +57,7 @@ def quality_section(report: PeriodReport) -> str:
     note = f"{its.judged:,} answers, judged as they were served; slots of {duration(report.span.width_ms)}"
     charts = plot(key, legend, line_chart(above, label=f"{key} over the period", marks=_marks(report), levels=wanted))
     charts += plot(
-        "Skill: 1 is perfect, 0 no better than the baseline", [(one.name, one.colour) for one in below],
+        "Skill: 1 is perfect, 0 no better than the baseline; cut off below −1", [(one.name, one.colour) for one in below],
         line_chart(below, label="Skill over the period", marks=_marks(report), levels=[(0.0, ""), *skill], low_min=-1.0),
     )  # fmt: skip
     keys = [*HEADLINE[report.task], "skill_vs_persistence", "skill_vs_prior"]
