@@ -9,6 +9,7 @@ The same again logs nothing twice: runs are found by their tags, and what they h
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -114,4 +115,6 @@ if __name__ == "__main__":
     # Whoever waits for us has a deadline: MLflow's own patience, seven attempts of two minutes, is longer.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
-    sys.stdout.write(json.dumps(log_run(json.load(sys.stdin))))
+    with contextlib.redirect_stdout(sys.stderr):  # MLflow prints links
+        answer = log_run(json.load(sys.stdin))
+    sys.stdout.write(json.dumps(answer))

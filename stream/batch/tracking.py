@@ -21,6 +21,7 @@ from stream.adapters import mlflow_runs
 from stream.adapters.file_pipelines import LoadedPipeline
 from stream.batch.plans import Run
 from stream.core.evaluating import KEY_FIGURE
+from stream.errors import DriftloopError
 from stream.settings import Settings
 
 __all__ = ["track"]
@@ -41,17 +42,19 @@ def track(
 
     Returns {"logged", "why", ...}, as it is kept in `mlflow.json`; None where no tracking URI is set. Never raises.
     """
-    if settings.mlflow_tracking_uri is None:
+    if not settings.mlflow_tracking_uri:
         return None
     try:
         run = Run(settings, loaded, run_id)
         answer = _logged(run, ended, python)
-        if not answer["logged"]:
-            log.warning("run %s is not in MLflow: %s", run_id, answer["why"], extra={"code": "mlflow_failed"})
-        run.keep("mlflow.json", answer)
-    except Exception as error:  # a picture of a run must not cost the run
-        log.warning("run %s is not in MLflow", run_id, exc_info=True, extra={"code": "mlflow_failed"})
-        return {"logged": False, "why": f"{type(error).__name__}: {error}"}
+    except Exception as error:  # noqa: BLE001 - a picture of a run must not cost the run
+        answer = {"logged": False, "why": f"{type(error).__name__}: {error}"}
+    if not answer["logged"]:
+        log.warning("run %s is not in MLflow: %s", run_id, answer["why"], extra={"code": "mlflow_failed"})
+    try:
+        Run(settings, loaded, run_id).keep("mlflow.json", answer)
+    except DriftloopError as error:
+        log.warning("run %s: %s", run_id, error, extra={"code": "mlflow_failed"})
     return answer
 
 
