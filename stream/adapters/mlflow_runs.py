@@ -17,7 +17,7 @@ import time
 from typing import Any
 
 RUN, TRIAL, PARENT = "driftloop.run", "driftloop.trial", "mlflow.parentRunId"
-METRICS_MAX, PARAMS_MAX, TEXT_MAX = 900, 90, 4_900  # of one call, and of one value
+METRICS_MAX, PARAMS_MAX, TEXT_MAX = 800, 90, 4_900  # of one call, and of one value
 PAGE = 1_000
 ENDED = {"complete": "FINISHED", "pruned": "KILLED", "fail": "FAILED"}
 
@@ -35,7 +35,7 @@ def log_run(document: dict[str, Any]) -> dict[str, Any]:
 
     client = MlflowClient(tracking_uri=document["uri"])
     experiment = _experiment(client, document["experiment"])
-    found = client.search_runs([experiment], f"tags.`{RUN}` = '{document['run']}'", max_results=PAGE)
+    found = _runs(client, experiment, document["run"])
     parents = [one for one in found if TRIAL not in one.data.tags]
     tags = {**document["tags"], RUN: document["run"]}
     parent = parents[0] if parents else client.create_run(experiment, run_name=document["run"], tags=_texts(tags))
@@ -56,6 +56,17 @@ def log_run(document: dict[str, Any]) -> dict[str, Any]:
     if document["ended"]:
         client.set_terminated(parent.info.run_id, "FINISHED")
     return {"run_id": parent.info.run_id, "experiment_id": experiment, "trials": logged}
+
+
+def _runs(client: Any, experiment: str, run: str) -> list[Any]:
+    """The run and its trials, as far as they are there."""
+    found: list[Any] = []
+    token = None
+    while True:
+        page = client.search_runs([experiment], f"tags.`{RUN}` = '{run}'", max_results=PAGE, page_token=token)
+        found += page
+        if not (token := page.token):
+            return found
 
 
 def _experiment(client: Any, name: str) -> str:
@@ -101,7 +112,10 @@ def _add(
     ]  # fmt: skip
     texts = [Param(n, value) for n, value in _texts(params).items() if n not in run.data.params]
     marks = [RunTag(n, value) for n, value in _texts(tags).items() if run.data.tags.get(n) != value]
-    client.log_batch(run.info.run_id, metrics=values[:METRICS_MAX], params=texts[:PARAMS_MAX], tags=marks)
+    while values or texts or marks:
+        part = values[:METRICS_MAX], texts[:PARAMS_MAX], marks[:PARAMS_MAX]
+        client.log_batch(run.info.run_id, metrics=part[0], params=part[1], tags=part[2])
+        values, texts, marks = values[METRICS_MAX:], texts[PARAMS_MAX:], marks[PARAMS_MAX:]
 
 
 def _texts(values: dict[str, Any]) -> dict[str, str]:

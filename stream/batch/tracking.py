@@ -66,7 +66,7 @@ def _logged(run: Run, ended: bool, python: str | None) -> dict[str, Any]:
         document = msgspec.json.encode(_document(run, ended, Path(directory)))
         try:
             done = subprocess.run(
-                [python or sys.executable, "-W", "ignore", mlflow_runs.__file__],
+                [python or sys.executable, "-P", "-W", "ignore", mlflow_runs.__file__],
                 input=document,
                 capture_output=True,
                 timeout=timeout_s,

@@ -190,38 +190,33 @@ class _Reading:
         pipeline = self._pipeline
         rules = pipeline.labels
         later_ms = self._until_ms + rules.wait_ms + rules.keep_late_ms  # labels of the period's events
-        parts: list[tuple[int, int, Callable[[int, int], Iterator[Record]]]] = []  # [from, to) of the period, in order
-        first_ms, last_ms, end = [], [], 0
+        parts: list[tuple[int, int, Callable[[int, int], Iterator[Record]]]] = []  # [from, to) with what came later
+        inside: list[tuple[int, int, int]] = []  # examples of the period in each, first and last timestamp
         archive = self._archive()
-        extent = None
-        if archive is not None:
-            end = archive.end(SHARD)
-            extent = archive.extent(SHARD, self._since_ms, self._until_ms)
-        ends: list[int] = []
-        if archive is not None and extent is not None:
-            later = archive.extent(SHARD, self._since_ms, later_ms) or extent
-            parts.append((extent.from_offset, extent.to_offset, lambda a, b: archive.records(SHARD, a, b)))
-            first_ms.append(extent.first_ms)
-            last_ms.append(extent.last_ms)
-            ends.append(later.to_offset)
+        end = archive.end(SHARD) if archive is not None else 0
+        if archive is not None and (whole := archive.extent(SHARD, self._since_ms, later_ms)) is not None:
+            parts.append(
+                (max(0, whole.from_offset - LOOK_BACK), whole.to_offset, lambda a, b: archive.records(SHARD, a, b))
+            )
+            if (its := archive.extent(SHARD, self._since_ms, self._until_ms)) is not None:
+                inside.append((its.to_offset - its.from_offset, its.first_ms, its.last_ms))
         if (fresh := self._not_archived(archive, end, later_ms)) is not None:
-            start, stop, to, first, last = fresh
+            start, stop, to = fresh
+            parts.append((start, to, self._from_kafka))
             if start < stop:
-                parts.append((start, stop, self._from_kafka))
-                first_ms.append(first)
-                last_ms.append(last)
-                ends.append(to)
-        if not parts:
+                first, last = (self._kafka.timestamp_ms("examples", SHARD, offset) for offset in (start, stop - 1))
+                inside.append((stop - start, first, max(first, last)))
+        if not inside:
             self._lack("examples", self._nothing_there(archive))
             return None
-        count = sum(stop - start for start, stop, _ in parts)
-        span = slots_of(self._since_ms, self._until_ms, min(first_ms), min(max(last_ms), self._until_ms - 1), count)
+        count = sum(number for number, _, _ in inside)
+        first_ms, last_ms = min(first for _, first, _ in inside), max(last for _, _, last in inside)
+        span = slots_of(self._since_ms, self._until_ms, first_ms, min(last_ms, self._until_ms - 1), count)
         wanted = [drift.from_offset for drift in self.found.drifts or ()]
         wanted += [run.to_offset - 1 for run in self.found.runs or ()]
         fold = PeriodFold(pipeline, span, wanted)
-        for number, ((start, _, read), to) in enumerate(zip(parts, ends, strict=True)):
-            low = start if number else max(0, start - LOOK_BACK)
-            for record in read(low, to):
+        for start, to, read in parts:
+            for record in read(start, to):
                 fold.add(record)
         self.found.examples, self.found.times = fold.figures(), fold.times
         return span
@@ -239,8 +234,8 @@ class _Reading:
             return None
         return archive
 
-    def _not_archived(self, archive: Any, end: int, later_ms: int) -> tuple[int, int, int, int, int] | None:
-        """What lies on Kafka only: [from, to) of the period, the end with later labels, first and last timestamp."""
+    def _not_archived(self, archive: Any, end: int, later_ms: int) -> tuple[int, int, int] | None:
+        """What lies on Kafka only: [from, to) of the period, and the end of what came later; None: nothing."""
         if self._topics is None:
             return None
         topic = self._topics.get("examples")
@@ -261,10 +256,7 @@ class _Reading:
                 "Kafka has deleted them before they were archived (`driftloop archive`)",
             )
         start, stop, to = at(self._since_ms), at(self._until_ms), at(later_ms)
-        if start >= stop:
-            return None
-        first = self._kafka.timestamp_ms("examples", SHARD, start)
-        return start, stop, to, first, max(first, self._kafka.timestamp_ms("examples", SHARD, stop - 1))
+        return (start, stop, to) if start < to else None
 
     def _from_kafka(self, start: int, stop: int) -> Iterator[Record]:
         for batch in read_range(self._settings.kafka(), self._names, "examples", SHARD, start, stop):
