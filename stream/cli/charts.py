@@ -15,7 +15,7 @@ __all__ = ["Line", "Mark", "compact", "line_chart", "share_chart", "sparkline", 
 
 Size = tuple[float, float, int]  # width, height, times at the axis
 COURSE: dict[str, Size] = {"wide": (880, 260, 10), "narrow": (340, 200, 3)}
-SHARES: dict[str, Size] = {"wide": (1_220, 150, 14), "narrow": (340, 150, 3)}
+SHARES: dict[str, Size] = {"wide": (1_000, 140, 12), "narrow": (340, 150, 3)}
 STEPS_S = (
     1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200, 86_400, 172_800, 604_800
 )  # fmt: skip
@@ -78,7 +78,7 @@ def line_chart(
         levels: horizontals with their words, such as an objective.
         low_min: what lies below is cut off.
     """
-    if sum(y is not None for line in lines for _, y in line.points) < 2:
+    if all(sum(y is not None for _, y in line.points) < 2 for line in lines):
         return '<p class="note">Too few labels for a course.</p>'
     return _twice(COURSE, lambda size: _lines(size, lines, label, marks, levels, low_min, y_text))
 

@@ -31,6 +31,7 @@ th.words { text-align: left; } td.words { text-align: left; white-space: normal;
     --blue-soft: #fff; --red-soft: #fff; --amber-soft: #fff; --green-soft: #fff; }
   .top { position: static; } nav, .skip { display: none; } main { max-width: none; padding: 0; } .card, .tile, tr, .log li { break-inside: avoid; }
   .tiles { grid-template-columns: repeat(4, 1fr); } .chart-wide { display: block; } .chart-narrow { display: none; } .scroll { overflow: visible; }
+  table { font-size: 11px; } th, td, tbody th { white-space: normal; overflow-wrap: anywhere; } td.words { min-width: 0; }
 }
 """
 

@@ -60,6 +60,7 @@ class _Reading:
         self._kafka = KafkaTopics(settings.kafka(), self._names)
         self._topics: dict[str, FoundTopic] | None = None
         self._on_step = on_step
+        self._no_archive = ""  # why there is none
         self.found = Found()
 
     def read(self) -> tuple[Span, Found]:
@@ -201,11 +202,13 @@ class _Reading:
             if (its := archive.extent(SHARD, self._since_ms, self._until_ms)) is not None:
                 inside.append((its.to_offset - its.from_offset, its.first_ms, its.last_ms))
         if (fresh := self._not_archived(archive, end, later_ms)) is not None:
-            start, stop, to = fresh
-            parts.append((start, to, self._from_kafka))
+            read_from, start, stop, to = fresh
+            parts.append((read_from, to, self._from_kafka))
             if start < stop:
                 first, last = (self._kafka.timestamp_ms("examples", SHARD, offset) for offset in (start, stop - 1))
                 inside.append((stop - start, first, max(first, last)))
+        if self._no_archive and "examples" not in (self._topics or {}):
+            self._lack("archived examples", self._no_archive)
         if not inside:
             self._lack("examples", self._nothing_there(archive))
             return None
@@ -223,19 +226,19 @@ class _Reading:
 
     def _archive(self) -> Any:
         if find_spec("deltalake") is None:
-            self._lack("archived examples", "deltalake is not installed: pip install 'driftloop[archive]'")
+            self._no_archive = "deltalake, which reads the archive, is not installed: pip install 'driftloop[archive]'"
             return None
         from stream.adapters.delta_archive import ExampleArchive
 
         archive = ExampleArchive(self._settings.archive_url, self._pipeline.name)
         topic_id = archive.topic_id()
         if topic_id is None:
-            self._lack("archived examples", f"nothing is archived at {archive.location}: run `driftloop archive`")
+            self._no_archive = f"nothing is archived at {archive.location}: run `driftloop archive`"
             return None
         return archive
 
-    def _not_archived(self, archive: Any, end: int, later_ms: int) -> tuple[int, int, int] | None:
-        """What lies on Kafka only: [from, to) of the period, and the end of what came later; None: nothing."""
+    def _not_archived(self, archive: Any, end: int, later_ms: int) -> tuple[int, int, int, int] | None:
+        """What lies on Kafka only: where to begin, [from, to) of the period, and the end of what came later; None: nothing."""
         if self._topics is None:
             return None
         topic = self._topics.get("examples")
@@ -251,12 +254,10 @@ class _Reading:
 
         low, _ = self._kafka.offsets("examples", SHARD)
         if low > end:
-            self._lack(
-                f"examples {end:,} to {low - 1:,}",
-                "Kafka has deleted them before they were archived (`driftloop archive`)",
-            )
+            why = self._no_archive or "the archive ends before them: run `driftloop archive` more often"
+            self._lack(f"examples {end:,} to {low - 1:,}", f"Kafka has deleted them, and {why}")
         start, stop, to = at(self._since_ms), at(self._until_ms), at(later_ms)
-        return (start, stop, to) if start < to else None
+        return (max(low, end, start - LOOK_BACK), start, stop, to) if start < to else None
 
     def _from_kafka(self, start: int, stop: int) -> Iterator[Record]:
         for batch in read_range(self._settings.kafka(), self._names, "examples", SHARD, start, stop):
@@ -265,7 +266,7 @@ class _Reading:
     def _nothing_there(self, archive: Any) -> str:
         whole = archive.extent(SHARD) if archive is not None else None
         if whole is None:
-            return "there are none"
+            return "there are none that can be read"
         return (
             f"none came in the period; the archive has them from {_moment(whole.first_ms)} to {_moment(whole.last_ms)}"
         )

@@ -134,6 +134,15 @@ def test_from_the_archive_alone(nothing_else: dict[str, str], tmp_path: Path):
     assert sum(tag == "svg" for tag, _ in seen.tags) >= 6
 
 
+def test_neither_archive_nor_kafka(nothing_else: dict[str, str], tmp_path: Path):
+    nowhere = {**nothing_else, "DRIFTLOOP_ARCHIVE_URL": str(tmp_path / "none")}
+    found = json.loads(run(str(PAYMENTS / "pipeline.py"), "--json", **nowhere))
+    lacking = {one["what"]: one["why"] for one in found["missing"]}
+    assert "run `driftloop archive`" in lacking["archived examples"]
+    assert lacking["examples"] == "there are none that can be read"
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_period_without_examples_says_where_they_are(nothing_else: dict[str, str]):
     found = json.loads(run(str(PAYMENTS / "pipeline.py"), "--until", "2025-01-01", "--json", **nothing_else))
     assert found["examples"] is None
@@ -155,22 +164,21 @@ def evil_page() -> str:
         objectives=Objectives(quality=0.9, label_coverage=0.5, label_delay="1s"),
     )  # fmt: skip
     count = 600
-    fold = PeriodFold(pipeline, slots_of(START_MS, START_MS + 10**6, START_MS, START_MS + count - 1, count))
+    span = slots_of(START_MS, START_MS + 10**6, START_MS, START_MS + (count - 1) * 1_000, count)
+    fold = PeriodFold(pipeline, span)
     for i in range(count):
-        fold.add(
-            example(
-                i, features={"amount": 1.0, "hour": i % 24, "kind": EVIL if i % 2 else "plain"}, label_source=EVIL,
-                requested=i % 9 == 0, occurred_at_ms=START_MS + i - 30_000,
-            )
+        record = example(
+            i, features={"amount": 1.0, "hour": i % 24, "kind": EVIL if i % 2 else "plain"}, label_source=EVIL,
+            requested=i % 9 == 0, occurred_at_ms=START_MS + i * 1_000 - 30_000,
         )  # fmt: skip
-    span = slots_of(START_MS, START_MS + 10**6, START_MS, START_MS + count - 1, count)
+        fold.add(msgspec.structs.replace(record, timestamp_ms=START_MS + i * 1_000))
     drift = Drift(
         drift_id=EVIL, pipeline="cards", signal=EVIL, detector=EVIL, severity=1.0, examples_topic="cards.examples", from_offset=3,
-        to_offset=9, detected_at_ms=START_MS + 300, segment=f"kind={EVIL}", moved=[Moved(EVIL, "higher", 1.0, 0.1, 0.9)],
+        to_offset=9, detected_at_ms=START_MS + 300_000, segment=f"kind={EVIL}", moved=[Moved(EVIL, "higher", 1.0, 0.1, 0.9)],
     )  # fmt: skip
     release = Release(
         release_id="r", pipeline="cards", action="promoted", base=EVIL, version=EVIL, share=1.0, decided_by=EVIL, reason=EVIL,
-        evidence={EVIL: EVIL}, decided_at_ms=START_MS + 400,
+        evidence={EVIL: EVIL}, decided_at_ms=START_MS + 400_000,
     )  # fmt: skip
     about = DeadLetter(topic=EVIL, partition=0, offset=1, stage="score", code=EVIL, message=EVIL)
     training = TrainingRun(run=EVIL, cause=EVIL, from_offset=0, to_offset=9, labels=1, base=EVIL, why=EVIL)
@@ -224,13 +232,16 @@ def test_what_lies_on_kafka_and_in_the_archive_is_one_period(make_world: Any, tm
     world.start("score")
     world.wait_settled()
     half = sum(map(len, world.read("examples").values())) // 2
-    archive_examples(world.settings, world.pipeline, examples_max=half)
     settings = {**world.environment, "DRIFTLOOP_TEST_NAME": world.name}
 
     def found() -> dict[str, Any]:
         return dict(json.loads(run(str(PIPELINE_FILE), "--since", since, "--json", **settings)))
 
+    before = found()
+    assert before["missing"] == []  # nothing is archived, and Kafka has all of it
+    archive_examples(world.settings, world.pipeline, examples_max=half)
     report = found()
+    assert report["examples"] == before["examples"]
     events = [r for r in stream if r.topic == "events"]
     poisoned = len(events) - sum(map(len, world.read("predictions").values()))
     assert (report["events"], report["predictions"]) == (len(events), len(events) - poisoned)
