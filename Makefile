@@ -36,6 +36,18 @@ install-airflow: .venv-airflow/.installed  ## .venv-airflow: Airflow and what it
 	fi
 	@touch $@
 
+install-mlflow: .venv-mlflow/.installed  ## .venv-mlflow: the tracking server, 600 MB; a test then asks a real one
+
+.venv-mlflow/.installed: requirements/mlflow.txt
+	@if command -v uv >/dev/null; then \
+		uv venv --quiet --allow-existing --python $(PYTHON) $(@D) && \
+		uv pip install --quiet --compile-bytecode --python $(@D)/bin/python -r $< ; \
+	else \
+		$(PYTHON) -m venv $(@D) && \
+		$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $< ; \
+	fi
+	@touch $@
+
 check: install  ## format, lint, types, import directions
 	$(BIN)/ruff format --check stream dags tests examples bench docs deploy
 	$(BIN)/ruff check stream dags tests examples bench docs deploy
@@ -80,6 +92,6 @@ schemas: install  ## write schemas/ anew from stream/messages.py
 	$(BIN)/python -m stream.contracts
 
 clean:  ## remove what was installed and what the local stack stored
-	rm -rf $(VENV) .venv-airflow .venv-bench-quix .venv-bench-bytewax .driftloop
+	rm -rf $(VENV) .venv-airflow .venv-mlflow .venv-bench-quix .venv-bench-bytewax .driftloop
 
-.PHONY: help install install-airflow check test test-quick demo demo-quick bench bench-peers dashboard screenshots schemas clean
+.PHONY: help install install-airflow install-mlflow check test test-quick demo demo-quick bench bench-peers dashboard screenshots schemas clean

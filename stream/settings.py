@@ -66,6 +66,12 @@ class Settings(BaseSettings):
     alert_slack_connection: str | None = Field(None, description="Airflow: id of a Slack Incoming Webhook connection")
     alert_webhook_url: SecretStr | None = Field(None, description="Airflow: alerts are POSTed there as JSON")
 
+    mlflow_tracking_uri: str | None = Field(
+        None, description="of an MLflow server that retraining runs are logged to, too; needs driftloop[mlflow]"
+    )
+    mlflow_experiment: str | None = Field(None, description="there; driftloop.<pipeline> if not set")
+    mlflow_timeout_s: float = Field(60.0, gt=0, description="how long a step waits for MLflow, at most")
+
     airflow_url: str | None = Field(None, description="where `driftloop doctor` asks whether Airflow is well")
 
     session_timeout_ms: int = Field(10_000, ge=1_000, description="a silent worker is replaced after this")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from arro3.core import Array, DataType, Table
 from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, WriterProperties, write_deltalake
@@ -22,7 +22,7 @@ from stream.core.records import Record
 from stream.core.tabulating import RECORD_COLUMNS, Column, Kind, tabulate
 from stream.errors import Conflict, Unavailable
 
-__all__ = ["ExampleArchive"]
+__all__ = ["ExampleArchive", "Extent"]
 
 TOPIC_ID = "driftloop.topicId"
 TYPES = {
@@ -42,6 +42,15 @@ SMALL_FILES_MAX = 32
 COMPACTED_BYTES = 128_000_000
 WINDOW_START, WINDOW_MAX = 1_000, 20_000  # offsets read at once ...
 WINDOW_BYTES = 32_000_000  # ... so that their keys and values have about so many bytes
+
+
+class Extent(NamedTuple):
+    """A range of rows: offsets [from, to), and the first and the last of their timestamps."""
+
+    from_offset: int
+    to_offset: int
+    first_ms: int
+    last_ms: int
 
 
 class ExampleArchive:
@@ -116,6 +125,26 @@ class ExampleArchive:
             (last,) = self._query(table, f'select max("offset") as last from examples where shard = {shard}')["last"]
             position = 0 if last is None else last + 1
         return position
+
+    def topic_id(self) -> str | None:
+        """Of the topic that this archive is of, empty if that is not known; None if there is no archive."""
+        table = self._refresh()
+        return None if table is None else table.metadata().configuration.get(TOPIC_ID) or ""
+
+    def extent(self, shard: int, since_ms: int | None = None, until_ms: int | None = None) -> Extent | None:
+        """Where the rows lie whose timestamps are in [since, until); None if there are none."""
+        table = self._refresh()
+        if table is None:
+            return None
+        bounds = [f"timestamp_ms >= {since_ms}"] if since_ms is not None else []
+        bounds += [f"timestamp_ms < {until_ms}"] if until_ms is not None else []
+        found = self._query(
+            table,
+            'select min("offset") as first, max("offset") as last, min(timestamp_ms) as first_ms, max(timestamp_ms) as last_ms '
+            f"from examples where {' and '.join([f'shard = {shard}', *bounds])}",
+        )
+        first, last, first_ms, last_ms = (found[name][0] for name in ("first", "last", "first_ms", "last_ms"))
+        return None if first is None else Extent(first, last + 1, first_ms, last_ms)
 
     def append(self, shard: int, records: Sequence[Record]) -> int:
         """Add records and move the end, in one commit; returns how many rows that made.

@@ -1,9 +1,11 @@
 """What a retraining run is of. The plan is written once, before the first trial; every step reads it and gets the same.
 
 runs/<run>/plan.json       the plan
+runs/<run>/cause.json      why the run was started, for which drift
 runs/<run>/trials.json     all trials, .csv the same as a table; history.svg, importance.svg
 runs/<run>/fit.json        which base was made, and from what
 runs/<run>/verdict.json    what the comparison said
+runs/<run>/mlflow.json     whether MLflow has the run, where it is asked for
 """
 
 from __future__ import annotations

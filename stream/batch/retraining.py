@@ -3,7 +3,7 @@
     take_up -> archive_examples -> choose_window -> plan_trials -> run_trials (spread) -> fit -> compare -> release
 
 The DAGs call these and nothing else; `driftloop retrain` calls them one after the other. What they leave behind lies under
-the artifact URL in `runs/<run>/`.
+the artifact URL in `runs/<run>/`, and in MLflow where that is set (`tracking.py`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from stream.adapters.file_pipelines import LoadedPipeline
-from stream.batch import archiving, comparing, fitting, releasing, searching, taking_up
+from stream.batch import archiving, comparing, fitting, releasing, searching, taking_up, tracking
 from stream.batch.candidates import line_start
 from stream.batch.plans import Run
 from stream.batch.windows import choose_window as find_window
@@ -70,6 +70,10 @@ def choose_window(
             found = {"go": chosen["window"] is not None, **chosen, "champion": champion}
         if found["go"]:  # a window that is too short today may be long enough at a retry
             run.keep("window.json", found)
+            drift = taken.get("drift") or {}
+            run.keep(
+                "cause.json", {"why": taken.get("why"), "drift_id": drift.get("drift_id"), "stage": taken.get("stage")}
+            )
     return dict(found)
 
 
@@ -93,6 +97,7 @@ def fit(settings: Settings, loaded: LoadedPipeline, *, run_id: str) -> dict[str,
 def compare(settings: Settings, loaded: LoadedPipeline, *, run_id: str) -> dict[str, Any]:
     """Champion and candidate on later examples; "go" says whether the candidate may be released."""
     verdict = comparing.compare(settings, loaded, run_id)
+    tracking.track(settings, loaded, run_id, ended=not verdict["accepted"])
     return {"go": verdict["accepted"], **verdict}
 
 
@@ -128,6 +133,7 @@ def release(
         )
         answer = {"released": True, "base": candidate["base"], "why": why}
     Run(settings, loaded, run_id).keep("release.json", answer)
+    tracking.track(settings, loaded, run_id, ended=True)
     return answer
 
 
@@ -146,7 +152,7 @@ def retrain(
     on_step("archiving examples")
     archive_examples(settings, loaded)
     on_step("choosing the window")
-    window = choose_window(settings, loaded, run_id=run_id, taken={"from_offset": change_point})
+    window = choose_window(settings, loaded, run_id=run_id, taken={"why": "by_hand", "from_offset": change_point})
     if not window["go"]:
         return {"released": False, "base": None, "why": window["why"]}
     for part in plan_trials(settings, loaded, run_id=run_id, window=window):

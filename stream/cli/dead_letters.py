@@ -55,11 +55,15 @@ class Resubmitted(NamedTuple):
     of_learn: int  # examples: they are not sent again, retraining reads them
 
 
-def read_letters(settings: Settings, names: TopicNames) -> list[Letter]:
-    """Every dead letter up to now, copies left out. Raises Unavailable."""
+def read_letters(settings: Settings, names: TopicNames, *, since_ms: int | None = None) -> list[Letter]:
+    """Every dead letter up to now, copies left out. Raises Unavailable.
+
+    Args:
+        since_ms: leave out what lies before the first letter of this timestamp or later; it is that of the wrong record.
+    """
     ours = {"score": (names.events, names.labels), "learn": (names.examples,)}
     found: dict[str, Letter] = {}
-    for message in follow(settings, names.dead_letters, from_start=True, to_end=True):
+    for message in follow(settings, names.dead_letters, from_start=True, to_end=True, since_ms=since_ms):
         letter = _letter(message)
         # Whoever can write to this topic must not send records elsewhere. Workers keep the partition's number.
         if letter is None or letter.about.partition != message.partition():

@@ -26,6 +26,7 @@ from stream.cli.archiving import archive
 from stream.cli.arguments import Directory, PipelineFile
 from stream.cli.doctor import doctor
 from stream.cli.labelling import label
+from stream.cli.period import report
 from stream.cli.producing import follow, read_drifts
 from stream.cli.producing import produce as send
 from stream.cli.retraining import retrain
@@ -513,5 +514,14 @@ def demo(
     run_demo(data, events, rate, directory, console, airflow=airflow)
 
 
-for command in (*releases.COMMANDS, *provenance.COMMANDS, *backing_up.COMMANDS, retrain, archive, label, doctor):
+for command in (
+    *releases.COMMANDS,
+    *provenance.COMMANDS,
+    *backing_up.COMMANDS,
+    retrain,
+    archive,
+    report,
+    label,
+    doctor,
+):
     app.command()(command)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stream.batch.replaying import Replayed
+from stream.cli.pages import table
 from stream.cli.showing import HEADLINE, drift_text, figure, words
 
 __all__ = ["write_report"]
@@ -54,12 +55,6 @@ def write_report(path: Path, replays: Sequence[tuple[str, Replayed]], source: st
     )
 
 
-def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in heading)
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
 def _counts(replays: Sequence[tuple[str, Replayed]]) -> str:
     keys = ("events", "predictions", "labels", "examples", "dead_letters")
     rows = [
@@ -72,7 +67,7 @@ def _counts(replays: Sequence[tuple[str, Replayed]]) -> str:
         ]
         for file, its in replays
     ]
-    return _table(["", *(key.replace("_", " ") for key in keys), "learned", "events/s", "model"], rows)
+    return table(["", *(key.replace("_", " ") for key in keys), "learned", "events/s", "model"], rows)
 
 
 def _quality(replays: Sequence[tuple[str, Replayed]]) -> str:
@@ -87,7 +82,7 @@ def _quality(replays: Sequence[tuple[str, Replayed]]) -> str:
         for system in ("persistence", "prior"):
             columns.append(f"{system}, {title}")
             sheets.append(its.learner["metrics"][span][system])
-    return _table(["", *columns], [[words(key), *(figure(sheet.get(key)) for sheet in sheets)] for key in keys])
+    return table(["", *columns], [[words(key), *(figure(sheet.get(key)) for sheet in sheets)] for key in keys])
 
 
 def _segment(name: str, task: str, reports: dict[str, Any]) -> str:
@@ -97,7 +92,7 @@ def _segment(name: str, task: str, reports: dict[str, Any]) -> str:
         overall = report["overall"]
         cells = (overall.get(key, overall["model"].get(key)) for key in keys)
         rows.append([value, figure(overall["labels"]), *map(figure, cells)])
-    return _table([name, "labels", *map(words, keys)], rows)
+    return table([name, "labels", *map(words, keys)], rows)
 
 
 def _course(replays: Sequence[tuple[str, Replayed]]) -> str:

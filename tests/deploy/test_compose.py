@@ -192,6 +192,7 @@ class Here:
         self.reaper.close()
 
     def localised(self, text: str) -> str:
+        text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)  # variables that nobody has set
         for there, here in self.replaced.items():
             before = r"(?<![\w/.-])" if there.startswith("/") else r"(?<![\w.-])"
             text = re.sub(rf"{before}{re.escape(there)}(?![\w-])", lambda _, here=here: here, text)

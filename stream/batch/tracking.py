@@ -1,0 +1,136 @@
+"""A retraining run in MLflow, where DRIFTLOOP_MLFLOW_TRACKING_URI is set: beside what the run leaves anyway, never instead.
+
+Whatever MLflow does, the run goes on: it is given `mlflow_timeout_s`, and what then is not logged is noted in the run's
+`mlflow.json` and in the log. The next step that tracks the run, and a retry, log what is still missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from stream.adapters import mlflow_runs
+from stream.adapters.file_pipelines import LoadedPipeline
+from stream.batch.plans import Run
+from stream.core.evaluating import KEY_FIGURE
+from stream.errors import DriftloopError
+from stream.settings import Settings
+
+__all__ = ["track"]
+
+log = logging.getLogger(__name__)
+PLOTS = ("history.svg", "importance.svg")
+SAID_MAX = 400
+
+
+def track(
+    settings: Settings, loaded: LoadedPipeline, run_id: str, *, ended: bool, python: str | None = None
+) -> dict[str, Any] | None:
+    """Log what a run has left so far; it may be called again.
+
+    Args:
+        ended: no step comes after this one.
+        python: an interpreter that has mlflow; None: this one.
+
+    Returns {"logged", "why", ...}, as it is kept in `mlflow.json`; None where no tracking URI is set. Never raises.
+    """
+    if not settings.mlflow_tracking_uri:
+        return None
+    try:
+        run = Run(settings, loaded, run_id)
+        answer = _logged(run, ended, python)
+    except Exception as error:  # noqa: BLE001 - a picture of a run must not cost the run
+        answer = {"logged": False, "why": f"{type(error).__name__}: {error}"}
+    if not answer["logged"]:
+        log.warning("run %s is not in MLflow: %s", run_id, answer["why"], extra={"code": "mlflow_failed"})
+    try:
+        Run(settings, loaded, run_id).keep("mlflow.json", answer)
+    except DriftloopError as error:
+        log.warning("run %s: %s", run_id, error, extra={"code": "mlflow_failed"})
+    return answer
+
+
+def _logged(run: Run, ended: bool, python: str | None) -> dict[str, Any]:
+    if python is None and find_spec("mlflow") is None:
+        return {"logged": False, "why": "mlflow is not installed: pip install 'driftloop[mlflow]'"}
+    timeout_s = run.settings.mlflow_timeout_s
+    with tempfile.TemporaryDirectory(prefix="driftloop-mlflow-") as directory:
+        document = msgspec.json.encode(_document(run, ended, Path(directory)))
+        try:
+            done = subprocess.run(
+                [python or sys.executable, "-P", "-W", "ignore", mlflow_runs.__file__],
+                input=document,
+                capture_output=True,
+                timeout=timeout_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return {"logged": False, "why": f"MLflow took longer than {timeout_s:g} s (DRIFTLOOP_MLFLOW_TIMEOUT_S)"}
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip()
+        return {"logged": False, "why": said[-SAID_MAX:] or f"it ended with code {done.returncode}"}
+    return {"logged": True, "why": "", **msgspec.json.decode(done.stdout)}
+
+
+def _document(run: Run, ended: bool, directory: Path) -> dict[str, Any]:
+    """What `mlflow_runs.log_run` takes; files are copied to the directory."""
+    plan, pipeline = run.plan(), run.pipeline
+    cause, fit, verdict, release = (run.find(f"{name}.json") or {} for name in ("cause", "fit", "verdict", "release"))
+    figures: Mapping[str, Any] = verdict.get("figures", {})
+    tags = {
+        "driftloop.pipeline": pipeline.name,
+        "driftloop.cause": cause.get("why"),
+        "driftloop.drift_id": cause.get("drift_id"),
+        "driftloop.champion": plan.champion,
+        "driftloop.base": fit.get("base"),
+        "driftloop.start": fit.get("start"),
+        "driftloop.accepted": verdict.get("accepted"),
+        "driftloop.verdict": verdict.get("why"),
+        "driftloop.released": release.get("released"),
+        "driftloop.release": release.get("why"),
+        "mlflow.note.content": verdict.get("why"),
+    }
+    window = msgspec.to_builtins(plan.window)
+    params = {**{f"window.{name}": value for name, value in window.items()}, "seed": plan.seed, **fit.get("params", {})}
+    importance = run.find("importance.json") or {}
+    metrics = {
+        **{f"verdict.{name}": value for name, value in figures.items() if not isinstance(value, str)},
+        **{f"importance.{name}": value for name, value in importance.items()},
+        **{name: fit[name] for name in ("learned", "size_bytes") if name in fit},
+    }
+    artifacts = [[str(_copy(run, name, directory)), "plots"] for name in PLOTS if _has(run, name)]
+    artifacts += [[str(_copy(run, name, directory)), ""] for name in ("trials.csv", "verdict.json") if _has(run, name)]
+    if fit:
+        base = directory / f"{fit['base']}.model"
+        base.write_bytes(run.files.get_base(fit["base"]))
+        artifacts.append([str(base), "base"])
+    return {
+        "uri": run.settings.mlflow_tracking_uri,
+        "experiment": run.settings.mlflow_experiment or f"driftloop.{pipeline.name}",
+        "run": run.name,
+        "tags": tags,
+        "params": params,
+        "metrics": metrics,
+        "figure": KEY_FIGURE[pipeline.task],
+        "trials": run.find("trials.json") or [],
+        "artifacts": artifacts,
+        "ended": ended,
+    }
+
+
+def _has(run: Run, name: str) -> bool:
+    return name in run.files.list_files(f"runs/{run.name}")
+
+
+def _copy(run: Run, name: str, directory: Path) -> Path:
+    path = directory / name
+    path.write_bytes(run.files.get_file(f"runs/{run.name}/{name}"))
+    return path
