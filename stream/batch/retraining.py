@@ -16,6 +16,7 @@ from stream.batch import archiving, comparing, fitting, releasing, searching, ta
 from stream.batch.candidates import line_start
 from stream.batch.plans import Run
 from stream.batch.windows import choose_window as find_window
+from stream.lifecycle import RELEASE
 from stream.settings import Settings
 
 __all__ = [
@@ -103,18 +104,20 @@ def release(
     run_id: str,
     candidate: Mapping[str, Any],
     verdict: Mapping[str, Any],
-    approved: bool = True,
-    decided_by: str | None = None,
+    approval: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Hand the candidate to the live system, once. `parent` is the champion that it was compared with.
+
+    Args:
+        approval: what a person has said, as Airflow's human-in-the-loop operator returns it; None: nobody is to be asked.
 
     Returns {"released", "base", "why"}.
     """
     why, evidence = str(verdict["why"]), _plain(verdict["figures"])
-    if not approved:
-        answer = {"released": False, "base": candidate["base"], "why": f"rejected by {decided_by or 'time-out'}"}
+    if approval is not None and approval.get("chosen_options") != [RELEASE]:
+        answer = {"released": False, "base": candidate["base"], "why": f"rejected by {_who(approval)}"}
     else:
-        by = f"run:{run_id}" if decided_by is None else f"person:{decided_by} for run:{run_id}"
+        by = f"run:{run_id}" if approval is None else f"person:{_who(approval)} for run:{run_id}"
         releasing.release(
             settings,
             loaded.pipeline,
@@ -160,6 +163,13 @@ def retrain(
         return {"released": False, "base": candidate["base"], "why": verdict["why"]}
     on_step("releasing")
     return release(settings, loaded, run_id=run_id, candidate=candidate, verdict=verdict)
+
+
+def _who(approval: Mapping[str, Any]) -> str:
+    """Airflow's users have an id, and not all of them a name; without authentication there may be neither."""
+    user = approval.get("responded_by_user") or {}
+    nobody = "time-out" if approval.get("timedout") else "somebody unnamed"
+    return str(user.get("name") or user.get("id") or nobody)
 
 
 def _plain(figures: Any) -> dict[str, Any]:

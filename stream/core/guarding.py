@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from river import base, compose, forest, linear_model, neighbors, preprocessing, tree
 from river.tree.hoeffding_tree import HoeffdingTree
 from river.utils.vectordict import VectorDict
 
-__all__ = ["TreeBound", "first_not_finite", "warnings_for", "winsorise"]
+__all__ = ["TreeBound", "WeightWatch", "first_not_finite", "warnings_for", "winsorise"]
 
 PLAIN_TREES = (tree.HoeffdingTreeClassifier, tree.HoeffdingTreeRegressor)
 NEIGHBOURS = (neighbors.KNNClassifier, neighbors.KNNRegressor)
+WRAPPED = ("model", "classifier", "regressor", "anomaly_detector", "transformer")  # attributes of wrappers
 MONDRIAN = (forest.AMFClassifier, forest.AMFRegressor)
 
 
@@ -64,16 +65,19 @@ def parts_of(model: Any) -> Iterator[tuple[str, Any]]:
         classifiers = getattr(part, "classifiers", None)  # one against the rest
         if isinstance(classifiers, dict):
             stack += [(f"{name}[{label}]", member) for label, member in classifiers.items()]
-        for attribute in ("model", "classifier", "regressor", "anomaly_detector", "transformer"):
+        for attribute in WRAPPED:
             inner = getattr(part, attribute, None)
             if isinstance(inner, base.Estimator):
                 stack.append((f"{name}.{attribute}", inner))
 
 
+CARRIERS = ("intercept", "_weights", "weights", "means", "vars")
+
+
 def first_not_finite(model: Any) -> str | None:
     """The first weight that is not finite, by name. Infinities elsewhere are legitimate (a first minimum, say)."""
     for name, part in parts_of(model):
-        for attribute in ("intercept", "_weights", "weights", "means", "vars"):
+        for attribute in CARRIERS:
             carrier = getattr(part, attribute, None)
             if carrier is not None and not _finite(carrier):
                 return f"{name}.{attribute}"
@@ -86,8 +90,45 @@ def _finite(carrier: Any) -> bool:
     if isinstance(carrier, VectorDict):
         carrier = carrier.to_dict()
     if isinstance(carrier, dict):
+        try:
+            if math.isfinite(sum(carrier.values())):
+                return True
+        except (TypeError, OverflowError):  # not plain numbers
+            pass
         return all(_finite(value) for value in carrier.values())
     return True
+
+
+def _changes_parts(parts: Iterable[Any]) -> bool:
+    """A forest replaces its trees, a wrapper its model; one against the rest makes a model when a class first comes."""
+    return any(
+        _is(part, base.Ensemble)
+        or isinstance(getattr(part, "classifiers", None), dict)
+        or (
+            not _is(part, compose.Pipeline)
+            and any(isinstance(getattr(part, name, None), base.Estimator) for name in WRAPPED)
+        )
+        for part in parts
+    )
+
+
+class WeightWatch:
+    """Looks at a model's weights after each example: `first_not_finite`, without a walk where the parts stay the same."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        parts = [part for _, part in parts_of(model)]
+        self._fixed = None if _changes_parts(parts) else parts
+
+    def finite(self) -> bool:
+        """O(weights)."""
+        parts = self._fixed or (part for _, part in parts_of(self._model))
+        for part in parts:
+            for attribute in CARRIERS:
+                carrier = getattr(part, attribute, None)
+                if carrier is not None and not _finite(carrier):
+                    return False
+        return True
 
 
 class TreeBound:
@@ -102,10 +143,7 @@ class TreeBound:
         self._leaves_max = leaves_max
         parts = [part for _, part in parts_of(model)]
         self._fixed = [part for part in parts if _is(part, HoeffdingTree)]
-        # A forest replaces its trees; one against the rest makes a tree when a class first comes.
-        self._growing = any(
-            _is(part, base.Ensemble) or isinstance(getattr(part, "classifiers", None), dict) for part in parts
-        )
+        self._growing = _changes_parts(parts)
 
     def enforce(self) -> bool:
         """Stop the growth of trees that are full; true if one was stopped now. O(trees)."""
