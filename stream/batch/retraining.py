@@ -8,6 +8,8 @@ the artifact URL in `runs/<run>/`.
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +18,7 @@ from stream.batch import archiving, comparing, fitting, releasing, searching, ta
 from stream.batch.candidates import line_start
 from stream.batch.plans import Run
 from stream.batch.windows import choose_window as find_window
+from stream.errors import Conflict
 from stream.lifecycle import RELEASE
 from stream.settings import Settings
 
@@ -32,6 +35,9 @@ __all__ = [
 ]
 
 
+ATTEMPTS = 10
+
+
 def take_up(settings: Settings, loaded: LoadedPipeline, *, run_id: str) -> dict[str, Any]:
     """Is there a drift to retrain for? See `taking_up.take_up`."""
     return taking_up.take_up(settings, loaded.pipeline, run_id)
@@ -44,7 +50,14 @@ def current_episode(settings: Settings, loaded: LoadedPipeline) -> dict[str, Any
 
 def archive_examples(settings: Settings, loaded: LoadedPipeline) -> dict[str, Any]:
     """Archive what is new. Being overtaken by another archiver is no failure: the rows are there."""
-    return archiving.archive_examples(settings, loaded.pipeline)
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            return archiving.archive_examples(settings, loaded.pipeline)
+        except Conflict:
+            if not left:
+                raise
+            time.sleep(random.uniform(0.0, 1.0))  # else two would meet again and again
+    raise AssertionError
 
 
 def choose_window(

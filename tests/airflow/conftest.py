@@ -32,6 +32,9 @@ ROOT = HERE.parents[1]
 NAME = "watched"
 LOOPED = "looped"
 ASKED = "asked"
+KILLED = "killed"
+APPROVED = "approved"
+NAMES = (NAME, LOOPED, ASKED, KILLED, APPROVED)
 PIPELINES = HERE / "pipelines"
 
 
@@ -44,6 +47,8 @@ class Watched:
     settings: Settings
     mails: list[str]
     posts: list[dict[str, Any]]
+    slack: list[dict[str, Any]]
+    holds: Path  # a file here, named after a task of the pipeline "killed", keeps that task from ending
     sent: int = 0
 
     def __post_init__(self) -> None:
@@ -106,12 +111,18 @@ class Watched:
 def watched(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     pipeline = load_pipeline(PIPELINES / "watched.py").pipeline
     settings = load_settings(brokers=stack.brokers, redis_url=stack.redis_url, signing_key=stack.signing_key())
-    for name in (NAME, LOOPED, ASKED):
+    for name in NAMES:
         KafkaTopics(settings.kafka(), TopicNames(name)).create(2, 1)
     dags = tmp_path_factory.mktemp("dags")
     for file in (*(ROOT / "dags").glob("*.py"), *(HERE / "dags").glob("*.py")):
         shutil.copy(file, dags)
-    with webhook_server() as (url, posts), mail_server() as (port, mails):
+    holds = tmp_path_factory.mktemp("holds")
+    with (
+        webhook_server() as (url, posts),
+        webhook_server() as (slack_url, slack),
+        mail_server() as (port, mails),
+    ):
+        hook = {"conn_type": "slackwebhook", "host": slack_url, "password": "T0/B0/secret"}
         smtp = {
             "conn_type": "smtp", "host": "127.0.0.1", "port": port,
             "extra": {"disable_ssl": True, "disable_tls": True, "from_email": "driftloop@example.org"},
@@ -128,17 +139,19 @@ def watched(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
                 DRIFTLOOP_LABEL_CHECK_CRON="0 0 29 2 *",
                 DRIFTLOOP_ALERT_EMAIL="ops@example.org",
                 DRIFTLOOP_ALERT_WEBHOOK_URL=url,
+                DRIFTLOOP_ALERT_SLACK_CONNECTION="slack_here",
+                DRIFTLOOP_TEST_HOLDS=str(holds),
             ),
-            pipelines=[NAME, LOOPED, ASKED],
+            pipelines=NAMES,
             kafka=settings.kafka(),
             dags=dags,
-            connections={"smtp_default": json.dumps(smtp)},
+            connections={"smtp_default": json.dumps(smtp), "slack_here": json.dumps(hook)},
             cache=ROOT / ".driftloop",
         )
         try:
             server.start()
             server.wait_ready()
-            found = Watched(server, pipeline, settings, mails, posts)
+            found = Watched(server, pipeline, settings, mails, posts, slack, holds)
             found.wait(lambda: found.dag_id in found.client.dags(), "the DAGs to be read")
             yield found
         finally:
