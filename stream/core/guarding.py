@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from river import base, compose, forest, linear_model, neighbors, preprocessing, tree
@@ -15,6 +15,7 @@ __all__ = ["TreeBound", "WeightWatch", "first_not_finite", "warnings_for", "wins
 PLAIN_TREES = (tree.HoeffdingTreeClassifier, tree.HoeffdingTreeRegressor)
 NEIGHBOURS = (neighbors.KNNClassifier, neighbors.KNNRegressor)
 WRAPPED = ("model", "classifier", "regressor", "anomaly_detector", "transformer")  # attributes of wrappers
+NUMBERS, MAPPINGS = (float, int), (dict, VectorDict)  # once: it is asked after each example
 MONDRIAN = (forest.AMFClassifier, forest.AMFRegressor)
 
 
@@ -85,11 +86,9 @@ def first_not_finite(model: Any) -> str | None:
 
 
 def _finite(carrier: Any) -> bool:
-    if isinstance(carrier, float | int):
+    if isinstance(carrier, NUMBERS):
         return math.isfinite(carrier)
-    if isinstance(carrier, VectorDict):
-        carrier = carrier.to_dict()
-    if isinstance(carrier, dict):
+    if isinstance(carrier, MAPPINGS):
         try:
             if math.isfinite(sum(carrier.values())):
                 return True
@@ -99,36 +98,52 @@ def _finite(carrier: Any) -> bool:
     return True
 
 
-def _changes_parts(parts: Iterable[Any]) -> bool:
-    """A forest replaces its trees, a wrapper its model; one against the rest makes a model when a class first comes."""
-    return any(
-        _is(part, base.Ensemble)
-        or isinstance(getattr(part, "classifiers", None), dict)
-        or (
-            not _is(part, compose.Pipeline)
-            and any(isinstance(getattr(part, name, None), base.Estimator) for name in WRAPPED)
-        )
-        for part in parts
-    )
+def _children(part: Any) -> list[Any]:
+    """The estimators of a part that may be replaced: a forest's trees, a wrapper's model, one model for each class."""
+    if _is(part, compose.Pipeline):
+        return []
+    found: list[Any] = []
+    if _is(part, base.Ensemble):
+        found += [*part, *(getattr(part, "_background", None) or ())]
+    classifiers = getattr(part, "classifiers", None)
+    if isinstance(classifiers, dict):
+        found += classifiers.values()
+    return found + [inner for name in WRAPPED if isinstance(inner := getattr(part, name, None), base.Estimator)]
 
 
 class WeightWatch:
-    """Looks at a model's weights after each example: `first_not_finite`, without a walk where the parts stay the same."""
+    """Looks at a model's weights after each example, as `first_not_finite` does, and walks only where parts were replaced."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        parts = [part for _, part in parts_of(model)]
-        self._fixed = None if _changes_parts(parts) else parts
+        self._walked = False
+        self._holders: list[tuple[Any, list[Any]]] = []
+        self._carriers: list[tuple[Any, str]] = []
 
     def finite(self) -> bool:
-        """O(weights)."""
-        parts = self._fixed or (part for _, part in parts_of(self._model))
-        for part in parts:
-            for attribute in CARRIERS:
-                carrier = getattr(part, attribute, None)
-                if carrier is not None and not _finite(carrier):
-                    return False
+        """Call it after the model has learned. O(weights)."""
+        if not self._walked or any(_others(_children(part), known) for part, known in self._holders):
+            self._walk()
+        for part, attribute in self._carriers:
+            if not _finite(getattr(part, attribute)):
+                return False
         return True
+
+    def _walk(self) -> None:
+        parts = [part for _, part in parts_of(self._model)]
+        self._holders = [(part, children) for part in parts if (children := _children(part))]
+        self._carriers = [
+            (part, attribute)
+            for part in parts
+            for attribute in CARRIERS
+            # A linear model shows a copy of its `_weights` under this name.
+            if hasattr(part, attribute) and not (attribute == "weights" and hasattr(part, "_weights"))
+        ]
+        self._walked = True
+
+
+def _others(some: list[Any], known: list[Any]) -> bool:
+    return len(some) != len(known) or any(a is not b for a, b in zip(some, known, strict=True))
 
 
 class TreeBound:
@@ -143,7 +158,7 @@ class TreeBound:
         self._leaves_max = leaves_max
         parts = [part for _, part in parts_of(model)]
         self._fixed = [part for part in parts if _is(part, HoeffdingTree)]
-        self._growing = _changes_parts(parts)
+        self._growing = any(_children(part) or isinstance(getattr(part, "classifiers", None), dict) for part in parts)
 
     def enforce(self) -> bool:
         """Stop the growth of trees that are full; true if one was stopped now. O(trees)."""

@@ -62,9 +62,10 @@ class Desk:
         releases: list[Command] = []  # asked, and not done
         for command in await self._asked():
             if command.action == "release":
-                releases.append(command)
                 if self._catch_up is None:
                     self._begin(command)
+                if command.command_id not in self.handled:  # it was not refused at once
+                    releases.append(command)
             elif command.action == "reject" and (called_off := [r for r in releases if r.base == command.base]):
                 for release in called_off:
                     await self._call_off(

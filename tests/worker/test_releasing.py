@@ -202,6 +202,24 @@ def test_a_candidate_is_called_off_at_once_while_it_catches_up(action: str):
     run(test())
 
 
+def test_a_candidate_on_trial_is_rejected_though_its_release_was_asked_twice():
+    async def test() -> None:
+        office = Office(10)
+        base = office.live.release(right(0.8)).name
+        office.step.slots.state.outbox = []
+        await office.ask("release", base, "again", 1)
+        await office.ask("reject", base, "no", 2)
+        await office.desk.look()
+        assert [(action, by) for action, by, _ in office.said] == [
+            ("rejected", "person:again"),
+            ("rejected", "person:no"),
+        ]
+        assert "it is here already" in office.said[0][2]
+        assert "challenger" not in office.step.slots.pupils
+
+    run(test())
+
+
 class Stolen(MemoryModelStore):
     """Somebody else has taken the shard over."""
 
