@@ -279,7 +279,6 @@ class Retraining:
         base = self._bases.get(line or "", live.learner.first)
         follower = Follower(self._pipeline, base)
         follower.step(list(live.log.records(0, base.offset, offset)))
-        follower.pupil.mend()
         return msgspec.structs.replace(base, offset=offset, model=follower.pupil.model, high_water=follower.high_water)
 
 

@@ -96,7 +96,7 @@ EXAMPLES: dict[str, list[dict[str, Any]]] = {
     ],
     "releases": [
         {
-            "release_id": "9d1f00aa.5",
+            "release_id": "9d1f00aa.5.c0ffee11",
             "pipeline": "payments",
             "action": "promoted",
             "base": "9d1f00aa",

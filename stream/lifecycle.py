@@ -13,6 +13,7 @@ from stream.errors import ConfigurationError
 __all__ = ["Labelling", "Objectives", "Retrain", "Rollout", "label_options", "mistakes"]
 
 STARTS = ("scratch", "champion", "transfer")
+RELEASE, REJECT = "Release", "Reject"  # answers to the question whether a candidate may be released
 CANNOT_TELL, SKIP, SEND = "cannot tell", "skip", "send"  # in a form, beside the labels
 OPTIONS_MAX = 30
 STRATEGIES = ("balanced", "variable", "split", "random")

@@ -206,7 +206,7 @@ class LabelRequest(msgspec.Struct, frozen=True, kw_only=True):
 class Release(msgspec.Struct, frozen=True, kw_only=True):
     """The audit log: one record for each change of a model that answers or may soon. Copies are byte-identical."""
 
-    release_id: Annotated[str, Meta(description="<base>.<number of the record>")]
+    release_id: Annotated[str, Meta(description="<base>.<number of the record>.<digest of its content>")]
     pipeline: str
     shard: Count = 0
     action: Annotated[

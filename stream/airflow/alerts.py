@@ -70,8 +70,9 @@ def _configured(subject: str, text: str) -> Iterator[Any]:
     if settings.alert_slack_connection:
         from airflow.providers.slack.notifications.slack_webhook import SlackWebhookNotifier
 
+        message = html.escape(f"*{subject}*\n{text}", quote=False)  # these three characters are Slack's own
         yield SlackWebhookNotifier(
-            slack_webhook_conn_id=settings.alert_slack_connection, text=f"*{subject}*\n{text}", timeout=int(TIMEOUT_S)
+            slack_webhook_conn_id=settings.alert_slack_connection, text=message, timeout=int(TIMEOUT_S)
         )
     if settings.alert_webhook_url:
         yield WebhookNotifier(settings.alert_webhook_url.get_secret_value(), subject, text)

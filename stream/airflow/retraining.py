@@ -16,6 +16,7 @@ from stream.adapters.pipeline_manifest import Listed
 from stream.airflow.alerts import AlertNotifier, alert_drift, alert_failure, alert_release, alert_verdict
 from stream.airflow.asking import AskOperator
 from stream.airflow.pipelines import call
+from stream.lifecycle import REJECT, RELEASE
 
 __all__ = ["DEFAULTS", "retraining_flow"]
 
@@ -27,7 +28,6 @@ DEFAULTS: dict[str, Any] = {
     "execution_timeout": timedelta(minutes=30),
     "on_failure_callback": alert_failure,
 }
-RELEASE, REJECT = "Release", "Reject"
 
 
 def run_name(instance: Any) -> str:
@@ -83,10 +83,8 @@ def retraining_flow(listed: Listed, cause: Literal["drift", "schedule"]) -> None
 
     @task(on_success_callback=alert_release)
     def release(candidate: Any, verdict: Any, approval: Any = None, ti: Any = None) -> Any:
-        chosen = approval and approval["chosen_options"] == [RELEASE]
-        by = ((approval or {}).get("responded_by_user") or {}).get("name") or "time-out"
-        approved = {"approved": bool(chosen), "decided_by": by} if listed.approval else {"approved": True}
-        answer = call("release", file, run_id=run_name(ti), candidate=candidate, verdict=verdict, **approved)
+        said = (approval or {}) if listed.approval else None  # no answer is none that says yes
+        answer = call("release", file, run_id=run_name(ti), candidate=candidate, verdict=verdict, approval=said)
         ti.xcom_push(key="answer", value=answer)
         return answer
 

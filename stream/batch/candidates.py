@@ -98,7 +98,6 @@ def champion_at(run: Run, name: str | None, shard: int, offset: int) -> ModelBas
     records = iter(run.source.records(shard, base.offset, offset))
     while batch := list(islice(records, BATCH)):
         follower.step(batch)
-    follower.pupil.mend()
     return msgspec.structs.replace(
         base, offset=offset, model=follower.pupil.model, high_water=follower.high_water, learned=follower.pupil.learned
     )

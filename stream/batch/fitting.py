@@ -19,7 +19,7 @@ from stream.core.lean_pickle import dump_model, load_model
 from stream.core.model_bases import ModelBase, open_base, seal_base
 from stream.core.prequential import train
 from stream.core.unlearning import LEFT_OUT
-from stream.errors import DriftloopError
+from stream.errors import Conflict, DriftloopError
 from stream.settings import Settings
 
 __all__ = ["fit"]
@@ -73,12 +73,16 @@ def fit(settings: Settings, loaded: LoadedPipeline, run: str, *, source: Example
 
 
 def _store(its: Run, base: ModelBase, name: str) -> None:
-    stored = its.files.find_file(f"bases/{name}.model")
+    path = f"bases/{name}.model"
+    stored = its.files.find_file(path)
     if stored is None:
-        data = seal_base(base, configuration=its.configuration, key=its.keys[0])
-        its.files.put_base(data, name)
-    else:  # by an earlier attempt, perhaps with a key that has been changed since: it must be ours and say its name
-        open_base(stored, its.keys, pipeline=base.pipeline, configuration=its.configuration, extra_allowed=its.allowed)
+        try:
+            its.files.put_base(seal_base(base, configuration=its.configuration, key=its.keys[0]), name)
+            return
+        except Conflict:  # another run has come to the same model at the same moment
+            stored = its.files.get_file(path)
+    # By an earlier attempt, perhaps with a key that has been changed since: it must be ours and say its name.
+    open_base(stored, its.keys, pipeline=base.pipeline, configuration=its.configuration, extra_allowed=its.allowed)
 
 
 def _provenance(its: Run, plan: Plan, best: dict[str, Any], until_ms: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -110,7 +111,11 @@ def live_roster(settings: Settings, name: str, shard: int = 0) -> Roster | None:
 def pending(settings: Settings, name: str, shard: int = 0) -> list[Command]:
     """What is asked and not yet done, the oldest first. Raises Unavailable."""
     found = _with_store(settings, name, lambda store: store.commands(shard))
-    return sorted((msgspec.json.decode(data, type=Command) for data in found.values()), key=lambda c: c.at_ms)
+    commands = []
+    for data in found.values():
+        with suppress(msgspec.DecodeError):  # the learner refuses it, with a record
+            commands.append(msgspec.json.decode(data, type=Command))
+    return sorted(commands, key=lambda c: (c.at_ms, c.command_id))
 
 
 def _with_store(settings: Settings, name: str, call: Callable[[RedisModelStore], Awaitable[T]]) -> T:

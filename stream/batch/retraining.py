@@ -8,6 +8,8 @@ the artifact URL in `runs/<run>/`, and in MLflow where that is set (`tracking.py
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +18,8 @@ from stream.batch import archiving, comparing, fitting, releasing, searching, ta
 from stream.batch.candidates import line_start
 from stream.batch.plans import Run
 from stream.batch.windows import choose_window as find_window
+from stream.errors import Conflict
+from stream.lifecycle import RELEASE
 from stream.settings import Settings
 
 __all__ = [
@@ -31,6 +35,9 @@ __all__ = [
 ]
 
 
+ATTEMPTS = 10
+
+
 def take_up(settings: Settings, loaded: LoadedPipeline, *, run_id: str) -> dict[str, Any]:
     """Is there a drift to retrain for? See `taking_up.take_up`."""
     return taking_up.take_up(settings, loaded.pipeline, run_id)
@@ -43,7 +50,14 @@ def by_the_clock(settings: Settings, loaded: LoadedPipeline) -> dict[str, Any]:
 
 def archive_examples(settings: Settings, loaded: LoadedPipeline) -> dict[str, Any]:
     """Archive what is new. Being overtaken by another archiver is no failure: the rows are there."""
-    return archiving.archive_examples(settings, loaded.pipeline)
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            return archiving.archive_examples(settings, loaded.pipeline)
+        except Conflict:
+            if not left:
+                raise
+            time.sleep(random.uniform(0.0, 1.0))  # else two would meet again and again
+    raise AssertionError
 
 
 def choose_window(
@@ -108,18 +122,20 @@ def release(
     run_id: str,
     candidate: Mapping[str, Any],
     verdict: Mapping[str, Any],
-    approved: bool = True,
-    decided_by: str | None = None,
+    approval: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Hand the candidate to the live system, once. `parent` is the champion that it was compared with.
+
+    Args:
+        approval: what a person has said, as Airflow's human-in-the-loop operator returns it; None: nobody is to be asked.
 
     Returns {"released", "base", "why"}.
     """
     why, evidence = str(verdict["why"]), _plain(verdict["figures"])
-    if not approved:
-        answer = {"released": False, "base": candidate["base"], "why": f"rejected by {decided_by or 'time-out'}"}
+    if approval is not None and approval.get("chosen_options") != [RELEASE]:
+        answer = {"released": False, "base": candidate["base"], "why": f"rejected by {_who(approval)}"}
     else:
-        by = f"run:{run_id}" if decided_by is None else f"person:{decided_by} for run:{run_id}"
+        by = f"run:{run_id}" if approval is None else f"person:{_who(approval)} for run:{run_id}"
         releasing.release(
             settings,
             loaded.pipeline,
@@ -166,6 +182,13 @@ def retrain(
         return {"released": False, "base": candidate["base"], "why": verdict["why"]}
     on_step("releasing")
     return release(settings, loaded, run_id=run_id, candidate=candidate, verdict=verdict)
+
+
+def _who(approval: Mapping[str, Any]) -> str:
+    """Airflow's users have an id, and not all of them a name; without authentication there may be neither."""
+    user = approval.get("responded_by_user") or {}
+    nobody = "time-out" if approval.get("timedout") else "somebody unnamed"
+    return str(user.get("name") or user.get("id") or nobody)
 
 
 def _plain(figures: Any) -> dict[str, Any]:

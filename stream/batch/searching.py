@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -99,11 +100,15 @@ def run_trials(
     lessons = [one for one in its.lessons(plan).lessons if one.offset < window.split_offset]
     starts = Starts(its, plan)
     ran = 0
-    with _study(its, plan) as (study, _):
+    with _study(its, plan) as (study, journal):
+        if its.find("trials.json") is not None:  # just now: this study is a new, empty one
+            journal.delete()
+            return {"run": run, "part": part, "trials": 0, "best": None}
         _requeue(study, part)
         while (trial := _next_trial(study, its.pipeline, plan, part)) is not None:
-            _run_trial(study, trial, its.pipeline, starts, lessons, window.score_offset)
-            ran += 1
+            with suppress(UpdateFinishedTrialError):
+                _run_trial(study, trial, its.pipeline, starts, lessons, window.score_offset)
+                ran += 1
         best = _best(study)
     return {"run": run, "part": part, "trials": ran, "best": None if best is None else best.value}
 
@@ -120,9 +125,12 @@ def finish_search(
     if rows is None:
         plan = its.plan()
         with _study(its, plan) as (study, journal):
-            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                _abandon(study, trial)
-            rows = write_results(its, study)
+            rows = its.find("trials.json")  # if somebody else has finished it just now, this study is a new, empty one
+            if rows is None:
+                for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                    with suppress(UpdateFinishedTrialError):
+                        _abandon(study, trial)
+                rows = write_results(its, study)
             journal.delete()
     finished = [row for row in rows if row["state"] == "complete"]
     if not finished:
@@ -226,6 +234,18 @@ def _within(parameter: Any, value: Any) -> bool:
 
 def _next_trial(study: Study, pipeline: Pipeline, plan: Plan, part: int) -> Trial | None:
     """None when the plan has all its trials."""
+    while True:
+        trial = _asked(study, pipeline, plan, part)
+        first = trial.user_attrs.get("first") if trial is not None else None
+        if trial is None or first is None:
+            return trial
+        before = study.get_trials(deepcopy=False)[: trial.number]
+        if all(one.user_attrs.get("first") != first or "void" in one.user_attrs for one in before):
+            return trial
+        _void(study, trial, "it was queued twice")
+
+
+def _asked(study: Study, pipeline: Pipeline, plan: Plan, part: int) -> Trial | None:
     sampled = bool(pipeline.search_space) and "scratch" in pipeline.retrain.start_from
     there = [one for one in study.get_trials(deepcopy=False) if "void" not in one.user_attrs]
     waiting = any(one.state == TrialState.WAITING for one in there)
@@ -235,12 +255,24 @@ def _next_trial(study: Study, pipeline: Pipeline, plan: Plan, part: int) -> Tria
     trial.set_user_attr("part", part)
     queued = "start" in trial.user_attrs
     if not queued and (not sampled or _slot(study, trial.number) >= plan.trials):  # two workers took the last one
-        trial.set_user_attr("void", "surplus")
-        study.tell(trial, state=TrialState.FAIL)
+        _void(study, trial, "surplus")
         return None
     if not queued:
         trial.set_user_attr("start", "scratch")
     return trial
+
+
+def _void(study: Study, trial: Trial, why: str) -> None:
+    trial.set_user_attr("void", why)
+    _tell(study, trial, state=TrialState.FAIL)
+
+
+def _tell(study: Study, trial: Trial | int, value: float | None = None, state: TrialState | None = None) -> None:
+    """Raises UpdateFinishedTrialError: a second process of this task took it for one of a killed process, and runs it again."""
+    try:
+        study.tell(trial, value, state=state)
+    except ValueError as error:
+        raise UpdateFinishedTrialError(str(error)) from error
 
 
 def _requeue(study: Study, part: int) -> None:
@@ -252,14 +284,17 @@ def _requeue(study: Study, part: int) -> None:
             facts = trial.user_attrs
             params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
             again = {name: facts[name] for name in ("first", "start") if name in facts}
-            _abandon(study, trial)
+            try:
+                _abandon(study, trial)
+            except UpdateFinishedTrialError:
+                continue
             if "params" in facts or "names" in facts:  # else it had not begun: another takes its place
                 study.enqueue_trial(params, user_attrs={**again, "names": list(params)})
 
 
 def _abandon(study: Study, trial: FrozenTrial) -> None:
     study._storage.set_trial_user_attr(trial._trial_id, "void", "its task ended before it")
-    study.tell(trial.number, state=TrialState.FAIL)
+    _tell(study, trial.number, state=TrialState.FAIL)
 
 
 # -- one trial -------------------------------------------------------------------------------------------------------------
@@ -287,13 +322,13 @@ def _run_trial(
         )
     except optuna.TrialPruned:
         trial.set_user_attr("seconds", time.perf_counter() - began_s)
-        study.tell(trial, state=TrialState.PRUNED)
+        _tell(study, trial, state=TrialState.PRUNED)
         return
-    except Unavailable:
-        raise  # the task is retried, and this trial with it
+    except (Unavailable, UpdateFinishedTrialError):
+        raise  # the task is retried, and this trial with it; or that has happened already
     except Exception as error:  # noqa: BLE001 - parameters that the user's build() cannot take are a failed trial
         trial.set_user_attr("error", f"{type(error).__name__}: {error}"[:500])
-        study.tell(trial, state=TrialState.FAIL)
+        _tell(study, trial, state=TrialState.FAIL)
         return
     trial.set_user_attr("seconds", time.perf_counter() - began_s)
     sheet = judged.report["overall"]
@@ -302,9 +337,9 @@ def _run_trial(
     trial.set_user_attr("figures", {**figures, "failures": judged.failures})
     if judged.figure is None:
         trial.set_user_attr("error", f"{KEY_FIGURE[pipeline.task]} is not defined on the {judged.labels} scored labels")
-        study.tell(trial, state=TrialState.FAIL)
+        _tell(study, trial, state=TrialState.FAIL)
     else:
-        study.tell(trial, judged.figure)
+        _tell(study, trial, judged.figure)
 
 
 def _suggested(trial: Trial, pipeline: Pipeline) -> dict[str, Any]:

@@ -189,7 +189,6 @@ class _Unlearning:
                 batch = []
         follower.step(batch)
         pupil = follower.pupil
-        pupil.mend()
         bad = first_not_finite(pupil.model)
         if bad is not None:
             raise DriftloopError(f"{bad} is not finite without these examples: retrain instead")

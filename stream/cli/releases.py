@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -26,8 +27,10 @@ from stream.messages import Release
 from stream.settings import Settings, load_settings
 from stream.topics import TopicNames
 
-__all__ = ["COMMANDS", "live_at", "models_view", "read_releases"]
+__all__ = ["COMMANDS", "models_view", "read_releases", "reigns_at"]
 
+DATE = re.compile(r"\d{4}-?(\d{2}-?\d{2}|W\d{2}-?\d)")  # as `fromisoformat` reads one
+DAY_MS = 86_400_000
 STYLES = {"promoted": "bold green", "rolled_back": "bold red", "rejected": "red", "canary": "cyan", "released": "cyan"}
 console = Console()
 Reason = Annotated[str, typer.Option(help="why; it stays in the record")]
@@ -59,20 +62,22 @@ def models(
 
 def history(
     pipeline_file: PipelineFile,
-    at: Annotated[str | None, typer.Option(help="which model was the champion at this moment, UTC")] = None,
+    at: Annotated[
+        str | None, typer.Option(help="which model was the champion at this moment, UTC; of a date: all that day")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON document per line, as on the topic")] = False,
 ) -> None:
     """Every change of the models: what, when, by whom or which rule, and on what evidence."""
     settings, name = load_settings(), load_pipeline(pipeline_file).pipeline.name
     releases = read_releases(settings, name)
-    moment = moment_ms("--at", at)
-    if moment is not None:
-        champion, since = live_at(releases, moment)
-        if champion is None or since is None:
-            console.print(f"no model was live at {at}", highlight=False)
+    if at is not None:
+        reigns = reigns_at(releases, at)
+        if not reigns:
+            console.print(f"no model was live at {safe(at).plain}", highlight=False)
             return
-        console.print(f"{champion} was the champion at {at}, since {_time(since.decided_at_ms)}", highlight=False)
-        releases = [since]
+        for champion, since_ms, _ in reigns:
+            console.print(f"{champion} was the champion at {safe(at).plain}, since {_time(since_ms)}", highlight=False)
+        releases = [since for *_, since in reigns]
     for release in releases:
         if as_json:
             sys.stdout.write(msgspec.json.encode(release).decode() + "\n")
@@ -97,7 +102,7 @@ def promote(pipeline_file: PipelineFile, reason: Reason = "") -> None:
 
 
 def reject(pipeline_file: PipelineFile, reason: Reason = "") -> None:
-    """End the trial of the candidate: it is gone."""
+    """End the trial of the candidate, or its catching up: it is gone."""
     _decide(pipeline_file, "reject", reason)
 
 
@@ -111,12 +116,16 @@ def _person() -> str:
 
 
 def _decide(pipeline_file: Any, action: Any, reason: str) -> None:
-    from stream.batch.releasing import ask, live_roster
+    from stream.batch.releasing import ask, live_roster, pending
 
     settings, name = load_settings(), load_pipeline(pipeline_file).pipeline.name
     roster = live_roster(settings, name)
     slots = (read_status(settings, name).learner or {}).get("slots", {})
     slot = "champion" if action == "roll_back" else "challenger"
+    if action == "reject" and slot not in slots:  # one that catches up can be called off, too
+        for command in pending(settings, name):
+            if command.action == "release":
+                slots.setdefault(slot, command.base)
     if roster is None or slot not in slots:
         raise ConfigurationError(slot, None, "there is none; `driftloop models` shows what is live")
     if action == "roll_back" and "previous" not in slots:
@@ -133,17 +142,38 @@ def read_releases(settings: Settings, name: str) -> list[Release]:
     return [msgspec.json.decode(value, type=Release) for value in values]
 
 
-def live_at(releases: Sequence[Release], moment: int) -> tuple[str | None, Release | None]:
-    """The champion's base at a moment, and the record that made it so."""
-    champion, since = None, None
+Reign = tuple[str, int, Release]
+"""(base of the champion, since when, the record that made it so)"""
+
+
+def reigns(releases: Iterable[Release]) -> Iterator[Reign]:
+    """Champions one after the other, by their records in the log's order, which is the order of what happened.
+
+    A rule gives the time of the example that it decided on, which may be long past, and a person that of the asking: what
+    was decided after something else was not live before it.
+    """
+    latest_ms = 0
     for release in releases:
-        if release.decided_at_ms > moment:
-            continue
+        latest_ms = max(latest_ms, release.decided_at_ms)
         if release.action in ("started", "promoted"):
-            champion, since = release.base, release
-        elif release.action == "rolled_back":
-            champion, since = release.parent, release
-    return champion, since
+            yield release.base, latest_ms, release
+        elif release.action == "rolled_back" and release.parent is not None:
+            yield release.parent, latest_ms, release
+
+
+def reigns_at(releases: Iterable[Release], at: str) -> list[Reign]:
+    """The champion at a moment, in a list; at a date all champions of that day, UTC. Raises ConfigurationError."""
+    first_ms = moment_ms("--at", at)
+    assert first_ms is not None
+    last_ms = first_ms + DAY_MS - 1 if DATE.fullmatch(at) else first_ms
+    found: list[Reign] = []
+    for reign in reigns(releases):
+        if reign[1] > last_ms:
+            break
+        if reign[1] <= first_ms:
+            found = []  # those before it were over by then
+        found.append(reign)
+    return found
 
 
 def release_text(release: Release) -> Text:
@@ -194,7 +224,10 @@ def trial_text(trial: Any) -> Text:
 
 
 def _time(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1e3, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        return datetime.fromtimestamp(at_ms / 1e3, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):  # no date that a calendar has
+        return f"{at_ms} ms"
 
 
 COMMANDS = (models, history, release, promote, reject, rollback)

@@ -45,6 +45,10 @@ LOG_GRADIENT = f"""
 class Learner(Protocol):
     """`learn` may keep state outside the model; call `sync` before anybody looks at it."""
 
+    @property
+    def refuses(self) -> bool:
+        """`learn` sees to it that weights stay finite; else the caller must look."""
+
     def learn(self, x: dict[str, Any], y: Any) -> None:
         """Raises UpdateRefused when a weight would not be finite; the model is then unchanged."""
 
@@ -82,6 +86,8 @@ def _fusable(scaler: Any, final: Any) -> bool:
 
 
 class _Plain:
+    refuses = False
+
     def __init__(self, model: Any) -> None:
         self._model = model
 
@@ -119,6 +125,10 @@ class _Fused:
         self._clip = final.clip_gradient
         self._lr = final.optimizer.lr.learning_rate
         self._intercept_lr = final.intercept_lr.learning_rate
+
+    @property
+    def refuses(self) -> bool:
+        return not self._plain
 
     def learn(self, x: dict[str, Any], y: Any) -> None:
         names = self._names
@@ -197,8 +207,9 @@ def made(n, values, means, variances, weights, intercept, y, gradient_of):
     gradient = float(max(min(gradient, clip), -clip))
     intercept -= intercept_lr * gradient
 {each("    w# -= lr * (z# * gradient)", count)}
-    if not isfinite(intercept + {each("w#", count, " + ")}):
-        return None
+    if not isfinite(intercept + {each("w#", count, " + ")} + {each("v#", count, " + ")}):  # or their sum only is too large
+        if not (isfinite(intercept) and {each("isfinite(w#) and isfinite(v#) and isfinite(n#)", count, " and ")}):
+            return None
     return [{each("n#", count, ", ")}], [{each("v#", count, ", ")}], [{each("w#", count, ", ")}], intercept
 """
     known = {"clip": clip, "lr": lr, "intercept_lr": intercept_lr, "isfinite": isfinite, "exp": exp}

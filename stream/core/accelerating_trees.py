@@ -52,6 +52,8 @@ def _plan(leaf: Any) -> _Plan | None:
 class TreeLearner:
     """`learn` of a `HoeffdingTreeClassifier`; the tree is River's after every call."""
 
+    refuses = False
+
     def __init__(self, model: Any) -> None:
         self._model = model
         self._plans: dict[int, _Plan] = {}

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from stream.core.accelerating import compile_learner
-from stream.core.guarding import TreeBound, first_not_finite
+from stream.core.guarding import TreeBound, WeightWatch
 from stream.core.lean_pickle import dump_model, load_model
 from stream.core.model_bases import ModelBase
 from stream.core.records import Record
@@ -25,7 +25,7 @@ __all__ = ["BOUND_EVERY", "LEARNED", "ExampleParser", "ExampleReader", "Follower
 
 LEARNED = frozenset(("on_time", "early", "default"))
 BOUND_EVERY = 100  # examples between two looks at the size of the trees
-GOOD_EVERY = 5_000  # examples after which a model is known to be good, if no snapshot came before
+GOOD_EVERY = 1_000  # examples after which a model is put aside, if no snapshot came before
 
 _decode_example = msgspec.json.Decoder(Example).decode
 
@@ -73,7 +73,9 @@ def _is_boolean(label: object) -> bool:
 
 
 class Pupil:
-    """One model that learns, guarded against examples that would break it."""
+    """One model that learns. An example after which a weight would not be finite is not learned: what a model is depends on
+    its base and the examples alone, not on when somebody looked at it or when a snapshot was made.
+    """
 
     def __init__(
         self,
@@ -91,9 +93,8 @@ class Pupil:
         self.base = base
         self.start = start
         self.learned = learned
-        self._good = data
-        self._since_good: list[Example] = []
-        self._use(load_model(data, extra_allowed=extra_allowed))
+        self._keep(data)
+        self._use(data)
 
     @classmethod
     def of(cls, pipeline: Pipeline, base: ModelBase, extra_allowed: frozenset[str] = frozenset()) -> Pupil:
@@ -107,10 +108,11 @@ class Pupil:
             extra_allowed=extra_allowed,
         )
 
-    def _use(self, model: Any) -> None:
-        self._model = model
-        self._learner = compile_learner(model, self._pipeline.task)
-        self._bound = TreeBound(model, self._pipeline.limits.tree_leaves_max)
+    def _use(self, data: bytes) -> None:
+        self._model = load_model(data, extra_allowed=self._extra_allowed)
+        self._learner = compile_learner(self._model, self._pipeline.task)
+        self._bound = TreeBound(self._model, self._pipeline.limits.tree_leaves_max)
+        self._weights = WeightWatch(self._model)
 
     @property
     def model(self) -> Any:
@@ -118,51 +120,55 @@ class Pupil:
         return self._model
 
     def learn(self, example: Example) -> bool:
-        """Learn one example; true if a tree stopped growing now. Raises UpdateRefused, or whatever the model raises."""
+        """Learn one example; true if a tree stopped growing now.
+
+        Raises UpdateRefused, and the model is then as it was before; or whatever the model raises.
+        """
+        try:
+            self._learner.learn(example.features, example.label)
+        except UpdateRefused:
+            raise
+        except Exception:
+            if not self._broken():
+                self._since_good.append(example)  # it may have learned one half of it
+            raise
+        if self._broken():
+            raise UpdateRefused("a weight would not be finite")
         self._since_good.append(example)
-        self._learner.learn(example.features, example.label)
+        stopped = self._learned()
+        if len(self._since_good) >= GOOD_EVERY:
+            self._keep(dump_model(self.model))
+        return stopped
+
+    def _learned(self) -> bool:
         self.learned += 1
         return self.learned % BOUND_EVERY == 0 and self._bound.enforce()
 
-    def tidy(self) -> int:
-        """After each example: now and then the model is known to be good. Returns how many examples were refused for it."""
-        if len(self._since_good) < GOOD_EVERY:
-            return 0
-        refused = self.mend()
-        self._keep(dump_model(self.model))
-        return refused
-
     def dump(self) -> bytes:
-        """The model's bytes; call `mend` before."""
+        """The model's bytes."""
         data = dump_model(self.model)
         self._keep(data)
         return data
 
     def _keep(self, good: bytes) -> None:
-        """All weights of this model are finite: should they not be later, learning starts again from here."""
-        self._good, self._since_good = good, []
+        """Should an example break a weight, learning starts again from here."""
+        self._good, self._good_learned = good, self.learned
+        self._since_good: list[Example] = []
 
-    def mend(self) -> int:
-        """A weight that is not finite: back to the last good model, and without the examples that break it.
-
-        Returns how many were left out.
-        """
-        if first_not_finite(self.model) is None:
-            return 0
-        refused = 0
-        self._use(load_model(self._good, extra_allowed=self._extra_allowed))
+    def _broken(self) -> bool:
+        """Whether a weight is not finite now. The model is then built again, without the example that did it."""
+        if self._learner.refuses or self._weights.finite():
+            return False
+        self.learned = self._good_learned
+        self._use(self._good)
         for example in self._since_good:
-            before = dump_model(self.model)
             try:
                 self._learner.learn(example.features, example.label)
-                learned = True
-            except Exception:  # noqa: BLE001 - one that failed the first time fails again, and was counted then
-                learned = False
-            if first_not_finite(self.model) is not None:
-                self._use(load_model(before, extra_allowed=self._extra_allowed))
-                refused += learned
-        self.learned -= refused
-        return refused
+            except Exception:  # noqa: BLE001 - as it did the first time
+                continue
+            self._learned()
+        self._keep(dump_model(self.model))  # where one is bad there may be more: the next one costs less
+        return True
 
 
 class ExampleReader:
@@ -232,4 +238,3 @@ class Follower:
                 pass
             except Exception:  # noqa: BLE001 - a live model is left as it is then, too
                 pass
-            self.pupil.tidy()

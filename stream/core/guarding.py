@@ -10,10 +10,12 @@ from river import base, compose, forest, linear_model, neighbors, preprocessing,
 from river.tree.hoeffding_tree import HoeffdingTree
 from river.utils.vectordict import VectorDict
 
-__all__ = ["TreeBound", "first_not_finite", "warnings_for", "winsorise"]
+__all__ = ["TreeBound", "WeightWatch", "first_not_finite", "warnings_for", "winsorise"]
 
 PLAIN_TREES = (tree.HoeffdingTreeClassifier, tree.HoeffdingTreeRegressor)
 NEIGHBOURS = (neighbors.KNNClassifier, neighbors.KNNRegressor)
+WRAPPED = ("model", "classifier", "regressor", "anomaly_detector", "transformer")  # attributes of wrappers
+NUMBERS, MAPPINGS = (float, int), (dict, VectorDict)  # once: it is asked after each example
 MONDRIAN = (forest.AMFClassifier, forest.AMFRegressor)
 
 
@@ -64,16 +66,19 @@ def parts_of(model: Any) -> Iterator[tuple[str, Any]]:
         classifiers = getattr(part, "classifiers", None)  # one against the rest
         if isinstance(classifiers, dict):
             stack += [(f"{name}[{label}]", member) for label, member in classifiers.items()]
-        for attribute in ("model", "classifier", "regressor", "anomaly_detector", "transformer"):
+        for attribute in WRAPPED:
             inner = getattr(part, attribute, None)
             if isinstance(inner, base.Estimator):
                 stack.append((f"{name}.{attribute}", inner))
 
 
+CARRIERS = ("intercept", "_weights", "weights", "means", "vars")
+
+
 def first_not_finite(model: Any) -> str | None:
     """The first weight that is not finite, by name. Infinities elsewhere are legitimate (a first minimum, say)."""
     for name, part in parts_of(model):
-        for attribute in ("intercept", "_weights", "weights", "means", "vars"):
+        for attribute in CARRIERS:
             carrier = getattr(part, attribute, None)
             if carrier is not None and not _finite(carrier):
                 return f"{name}.{attribute}"
@@ -81,13 +86,64 @@ def first_not_finite(model: Any) -> str | None:
 
 
 def _finite(carrier: Any) -> bool:
-    if isinstance(carrier, float | int):
+    if isinstance(carrier, NUMBERS):
         return math.isfinite(carrier)
-    if isinstance(carrier, VectorDict):
-        carrier = carrier.to_dict()
-    if isinstance(carrier, dict):
+    if isinstance(carrier, MAPPINGS):
+        try:
+            if math.isfinite(sum(carrier.values())):
+                return True
+        except (TypeError, OverflowError):  # not plain numbers
+            pass
         return all(_finite(value) for value in carrier.values())
     return True
+
+
+def _children(part: Any) -> list[Any]:
+    """The estimators of a part that may be replaced: a forest's trees, a wrapper's model, one model for each class."""
+    if _is(part, compose.Pipeline):
+        return []
+    found: list[Any] = []
+    if _is(part, base.Ensemble):
+        found += [*part, *(getattr(part, "_background", None) or ())]
+    classifiers = getattr(part, "classifiers", None)
+    if isinstance(classifiers, dict):
+        found += classifiers.values()
+    return found + [inner for name in WRAPPED if isinstance(inner := getattr(part, name, None), base.Estimator)]
+
+
+class WeightWatch:
+    """Looks at a model's weights after each example, as `first_not_finite` does, and walks only where parts were replaced."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._walked = False
+        self._holders: list[tuple[Any, list[Any]]] = []
+        self._carriers: list[tuple[Any, str]] = []
+
+    def finite(self) -> bool:
+        """Call it after the model has learned. O(weights)."""
+        if not self._walked or any(_others(_children(part), known) for part, known in self._holders):
+            self._walk()
+        for part, attribute in self._carriers:
+            if not _finite(getattr(part, attribute)):
+                return False
+        return True
+
+    def _walk(self) -> None:
+        parts = [part for _, part in parts_of(self._model)]
+        self._holders = [(part, children) for part in parts if (children := _children(part))]
+        self._carriers = [
+            (part, attribute)
+            for part in parts
+            for attribute in CARRIERS
+            # A linear model shows a copy of its `_weights` under this name.
+            if hasattr(part, attribute) and not (attribute == "weights" and hasattr(part, "_weights"))
+        ]
+        self._walked = True
+
+
+def _others(some: list[Any], known: list[Any]) -> bool:
+    return len(some) != len(known) or any(a is not b for a, b in zip(some, known, strict=True))
 
 
 class TreeBound:
@@ -102,10 +158,7 @@ class TreeBound:
         self._leaves_max = leaves_max
         parts = [part for _, part in parts_of(model)]
         self._fixed = [part for part in parts if _is(part, HoeffdingTree)]
-        # A forest replaces its trees; one against the rest makes a tree when a class first comes.
-        self._growing = any(
-            _is(part, base.Ensemble) or isinstance(getattr(part, "classifiers", None), dict) for part in parts
-        )
+        self._growing = any(_children(part) or isinstance(getattr(part, "classifiers", None), dict) for part in parts)
 
     def enforce(self) -> bool:
         """Stop the growth of trees that are full; true if one was stopped now. O(trees)."""

@@ -262,7 +262,6 @@ class LearnStep:
                 except Exception as error:  # noqa: BLE001 - it must not disturb the champion; the judge sees its answers
                     refused = "updates_refused" if isinstance(error, UpdateRefused) else "learn_failed"
                     self._count(f"{slot}.{refused}")
-                pupil.tidy()
         self._learn(example)
 
     def _learn(self, example: Example) -> None:
@@ -277,16 +276,7 @@ class LearnStep:
             raise RecordRejected(
                 "learn_failed", f"the model raised {type(error).__name__} while learning this example"
             ) from error
-        self.counts["learned"] = self.counts.get("learned", 0) + 1
-        refused = champion.tidy()
-        if refused:
-            self._refuse(refused)
-
-    def _refuse(self, count: int) -> None:
-        """So many examples were learned and had to be unlearned."""
-        if count:
-            self.counts["updates_refused"] = self.counts.get("updates_refused", 0) + count
-            self.counts["learned"] -= count
+        self._count("learned")
 
     def _count(self, name: str) -> int:
         self.counts[name] = value = self.counts.get(name, 0) + 1
@@ -310,9 +300,6 @@ class LearnStep:
 
     def snapshot(self) -> LearnerSnapshot:
         """Signed snapshots of every slot, and the status (JSON) that goes with them."""
-        self._refuse(self.slots.champion.mend())
-        for _, pupil in self.slots.others():
-            pupil.mend()
         models = {slot: pupil.dump() for slot, pupil in self.slots.pupils.items()}
         limit = self._pipeline.limits.snapshot_bytes_max
         for slot in [slot for slot, data in models.items() if slot != CHAMPION and len(data) > limit]:

@@ -161,7 +161,6 @@ def rebuild(
 def _ready(pipeline: Pipeline, follower: Follower, extra_allowed: frozenset[str]) -> Rebuilt:
     """From a copy, as scorers read it from a snapshot; the follower goes on."""
     pupil = follower.pupil
-    pupil.mend()
     model = load_model(dump_model(pupil.model), extra_allowed=extra_allowed)
     scorer = compile_scorer(model, pipeline.task, explained_top=pipeline.explained_top, threshold=pipeline.threshold)
     return Rebuilt(follower.version, state_digest(model), pupil.learned, scorer)

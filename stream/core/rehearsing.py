@@ -18,7 +18,7 @@ from stream.core.digest import state_digest
 from stream.core.drifting import DriftWatch
 from stream.core.explaining import Answer, compile_scorer
 from stream.core.features import EntityFeatures
-from stream.core.guarding import first_not_finite, warnings_for
+from stream.core.guarding import first_not_finite, parts_of, warnings_for
 from stream.core.lean_pickle import dump_model, load_model
 from stream.entity import EntityFeature
 from stream.errors import ConfigurationError, RecordRejected, SnapshotRefused, UpdateRefused
@@ -32,6 +32,7 @@ STEP_MS = 600_000
 EXPLODED = 1e6  # a regression's answer to labels around 0
 TEXTS = ("a", "b", "c")
 OURS = ("stream", "river", "numpy")  # an error from any other module comes from the user's own code
+FOREIGN = ("sklearn.", "lightgbm.", "xgboost.", "catboost.")
 KINDS: dict[str, tuple[tuple[type, ...], str]] = {
     "binary": ((base.Classifier,), "classifier"),
     "multiclass": ((base.Classifier,), "classifier"),
@@ -79,6 +80,10 @@ def built(pipeline: Pipeline) -> Any:
         model, twin = pipeline.build(), pipeline.build()
     except Exception as error:
         raise _mistake(pipeline, f"build(params) raises {_described(error)}") from error
+    foreign = _foreign(model)
+    if foreign is not None:
+        remedy = "use stream.boosting.BoostedClassifier or BoostedRegressor, which retraining fits, or River's own"
+        raise _mistake(pipeline, f"{foreign} can only be stored as a pickle, and none is loaded: {remedy}")
     if not isinstance(model, base.Estimator):
         what = type(model).__name__
         raise _mistake(pipeline, f"build(params) returns a {what}; return a River estimator or pipeline")
@@ -95,6 +100,16 @@ def built(pipeline: Pipeline) -> Any:
             pipeline, f"build(params) makes another {name} each time: pass params['seed'] on to all that draws"
         )
     return model
+
+
+def _foreign(model: Any) -> str | None:
+    """The first batch-trained model of another library in it, also within River's wrappers (`compat`)."""
+    for _, part in parts_of(model):
+        for one in (part, *getattr(part, "__dict__", {}).values()):
+            name = f"{type(one).__module__}.{type(one).__name__}"
+            if name.startswith(FOREIGN):
+                return name
+    return None
 
 
 # -- inputs ------------------------------------------------------------------------------------------------------------

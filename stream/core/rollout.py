@@ -45,6 +45,7 @@ class Trial(msgspec.Struct, kw_only=True):
     base: str
     rival: str
     losses: Losses
+    trial_id: str = ""  # of the record with which it began
     stage: Literal["shadow", "canary", "probation"] = "shadow"
     step: int = -1  # number of the share; -1 in shadow
     labels: int = 0  # pairs that were compared

@@ -10,7 +10,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from hashlib import blake2b
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -19,9 +20,11 @@ from stream.core.rollout import Decision, Figures, Trial
 from stream.messages import Example, Release
 from stream.pipeline import Pipeline
 
-__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "Beside", "Command", "Roster", "Slots"]
+__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "Beside", "Command", "Roster", "Slots", "Spent"]
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
+UNKNOWN = "unknown"  # base and asker of what cannot be read
+AT_MS_MAX = 253_402_300_799_999  # the end of the year 9999
 HANDLED_MAX = 200  # commands that are remembered, so that none is carried out twice
 
 
@@ -31,6 +34,7 @@ class Beside(msgspec.Struct, frozen=True):
     slot: str
     version: str
     share: float  # of the entities that it answers
+    trial: str = ""  # id of the record with which the trial began
 
     @property
     def base(self) -> str:
@@ -44,6 +48,13 @@ class Roster(msgspec.Struct, frozen=True):
     beside: Beside | None = None
 
 
+class Spent(msgspec.Struct, frozen=True):
+    """How long the models of a trial take in one scorer."""
+
+    trial: str  # as in Beside
+    times: dict[str, tuple[int, float]]  # base -> calls that were timed, microseconds of all of them
+
+
 class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a person or a retraining asks of the learner. It is carried out once, or refused with a record that says why."""
 
@@ -54,7 +65,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     by: str
     reason: str = ""
     evidence: Figures = {}
-    at_ms: int
+    at_ms: Annotated[int, msgspec.Meta(ge=0, le=AT_MS_MAX)]
 
 
 class SlotsState(msgspec.Struct, kw_only=True):
@@ -97,7 +108,7 @@ class Slots:
         beside, trial = None, self.trial
         if trial is not None:
             slot = PREVIOUS if trial.stage == "probation" else CHALLENGER
-            beside = Beside(slot, f"{self.pupils[slot].base}@{offset}", self._share(trial))
+            beside = Beside(slot, f"{self.pupils[slot].base}@{offset}", self._share(trial), trial.trial_id)
         return Roster(f"{self.champion.base}@{offset}", beside)
 
     def _share(self, trial: Trial) -> float:
@@ -135,14 +146,14 @@ class Slots:
         if command.command_id in self.state.handled:
             return
         refused = self.refusal(command)
-        self.handle(command)
+        self.handle(command.command_id)
         if refused is not None:
             self.refuse(command, offset, refused)
         elif command.action == "release":
             assert candidate is not None
             self.pupils[CHALLENGER] = candidate
             self.state.trial = Trial.begin(self._pipeline, candidate.base, self.champion.base)
-            self._record(
+            self.state.trial.trial_id = self._record(
                 "released", candidate.base, offset, command.by, command.reason, command.evidence, command.at_ms
             )
         elif command.action == "promote":
@@ -152,15 +163,21 @@ class Slots:
         else:
             self._reject(offset, command.by, command.reason, self._with_trial(command), command.at_ms)
 
-    def handle(self, command: Command) -> None:
+    def handle(self, command_id: str) -> None:
         """It will not be carried out again."""
-        self.state.handled = [*self.state.handled, command.command_id][-HANDLED_MAX:]
+        self.state.handled = [*self.state.handled, command_id][-HANDLED_MAX:]
         self.changed = True
 
-    def refuse(self, command: Command, offset: int, why: str) -> None:
-        """Leave a record of a command that was not carried out."""
+    def refuse(self, command: Command, offset: int, why: str, by: str | None = None) -> None:
+        """Leave a record of a command that was not carried out. `by`: who decided that, if not who asked."""
         reason = f"{command.action} refused: {why}"
-        self._record("rejected", command.base, offset, command.by, reason, command.evidence, command.at_ms)
+        self._record("rejected", command.base, offset, by or command.by, reason, command.evidence, command.at_ms)
+
+    def refuse_unread(self, command_id: str, offset: int, why: str, at_ms: int) -> None:
+        """Leave a record of what was asked for and cannot be read."""
+        self.handle(command_id)
+        reason = f"command refused: {command_id!r:.100}: {why:.500}"
+        self._record("rejected", UNKNOWN, offset, UNKNOWN, reason, {}, at_ms)
 
     def _with_trial(self, command: Command) -> Figures:
         figures = self.trial.figures(self._pipeline.task) if self.trial is not None else {}
@@ -199,7 +216,9 @@ class Slots:
         trial = self.trial
         assert trial is not None
         self.state.trial = trial.probation() if self._pipeline.rollout.probation_labels else None
-        self._record("promoted", candidate.base, offset, by, reason, evidence, at_ms, 1.0, parent=former.base)
+        record = self._record("promoted", candidate.base, offset, by, reason, evidence, at_ms, 1.0, parent=former.base)
+        if self.state.trial is not None:
+            self.state.trial.trial_id = record
 
     def _roll_back(self, offset: int, by: str, reason: str, evidence: Figures, at_ms: int) -> None:
         if CHALLENGER in self.pupils:
@@ -236,27 +255,30 @@ class Slots:
         at_ms: int,
         share: float = 0.0,
         parent: str | None = None,
-    ) -> None:
+    ) -> str:
+        """Returns its id, of which the content is a part: should Redis lose the last moment, this number may come again."""
         number = self.state.records[base] = self.state.records.get(base, 0) + 1
         if action != "started":
             parent = parent or self.champion.base
-        self.state.outbox.append(
-            Release(
-                release_id=f"{base}.{number}",
-                pipeline=self._pipeline.name,
-                shard=self._shard,
-                action=action,
-                base=base,
-                version=f"{base}@{offset}",
-                parent=parent,
-                share=share,
-                decided_by=by,
-                reason=reason,
-                evidence=evidence,
-                decided_at_ms=at_ms,
-            )
+        release = Release(
+            release_id=f"{base}.{number}",
+            pipeline=self._pipeline.name,
+            shard=self._shard,
+            action=action,
+            base=base,
+            version=f"{base}@{offset}",
+            parent=parent,
+            share=share,
+            decided_by=by,
+            reason=reason,
+            evidence=evidence,
+            decided_at_ms=at_ms,
         )
+        content = blake2b(msgspec.json.encode(release), digest_size=4).hexdigest()
+        release = msgspec.structs.replace(release, release_id=f"{base}.{number}.{content}")
+        self.state.outbox.append(release)
         self.changed = True
+        return release.release_id
 
     # -- for people --------------------------------------------------------------------------------------------------
 

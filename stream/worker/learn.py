@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 SHARE_MAX = 0.05  # of the time, for snapshots
 INTERVAL_LONGEST_S = 1.0
+TURN_S = 0.001
 LOOK_S = 0.25  # between two looks at what is asked
 
 
@@ -107,14 +108,23 @@ class LearnShard(Owner):
 
     async def run(self) -> None:
         """Work until stopped. Raises Fenced, Conflict."""
+        try:
+            await self._run()
+        finally:  # also when it was fenced: nobody calls `finish` then
+            if self._desk is not None:
+                await self._desk.close()
+
+    async def _run(self) -> None:
         while not self._stopping:
             if not self._queue:
                 self._arrived.clear()
                 await self._arrival(self._patience_s())
-            if self._queue:
-                await self.process(self._take())
+            if records := self._take():
+                await self.process(records)
+            elif self._queue:  # it is a candidate's turn
+                await asyncio.sleep(TURN_S)
             now_s = time.monotonic()
-            if self._desk is not None and now_s >= self._next_look_s:
+            if self._desk is not None and (now_s >= self._next_look_s or self._desk.ready):
                 await self._desk.look()
                 self._next_look_s = time.monotonic() + LOOK_S
             if self._step.slots.changed or (self._dirty and now_s >= self._next_snapshot_s):
@@ -134,6 +144,9 @@ class LearnShard(Owner):
 
     def _take(self) -> list[Record]:
         count = min(len(self._queue), self._batch_records_max)
+        room = self._desk.room() if self._desk is not None else None
+        if room is not None:
+            count = min(count, room)
         return [self._queue.popleft() for _ in range(count)]
 
     async def process(self, records: Sequence[Record]) -> None:
@@ -184,8 +197,6 @@ class LearnShard(Owner):
 
     async def finish(self) -> None:
         """A last snapshot before the shard is given up."""
-        if self._desk is not None:
-            await self._desk.close()
         if not self._unpublished and (self._dirty or self._step.slots.changed):
             await self.snapshot()
 

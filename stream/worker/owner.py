@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from math import inf
 from typing import TypeVar
 
 from stream.core.records import Record
@@ -21,13 +22,21 @@ RETRY_FIRST_S, RETRY_LAST_S = 0.02, 1.0
 T = TypeVar("T")
 
 
-async def retrying(call: Callable[[], Awaitable[T]], what: str) -> T:
-    """Repeat a call while the server does not answer; the watchdog ends a worker that waits too long."""
-    delay_s = RETRY_FIRST_S
+async def retrying(
+    call: Callable[[], Awaitable[T]], what: str, *, tries: float = inf, first_s: float = RETRY_FIRST_S
+) -> T:
+    """Repeat a call while the server does not answer; the watchdog ends a worker that waits too long.
+
+    Raises Unavailable after so many tries.
+    """
+    delay_s = first_s
     while True:
         try:
             return await call()
         except Unavailable as error:
+            tries -= 1
+            if tries < 1:
+                raise
             log.warning("%s: %s; trying again", what, error, extra={"code": "unavailable"})
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, RETRY_LAST_S)

@@ -1,16 +1,11 @@
-"""What people and retrainings ask of a learner, and how a candidate catches up with the live stream.
-
-A candidate has learned the examples before its base. The learner reads those since then from the log, a little at a time
-between live micro-batches, until it stands where the live model stands; then it is scored beside the champion. Nothing of
-this is stored: a learner that dies in it begins again, because the command stays until a snapshot has carried it out.
-"""
+"""What people and retrainings ask of a learner, each once, in the order in which it was asked."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import msgspec
@@ -18,27 +13,18 @@ import msgspec
 from stream.core.examples import Follower
 from stream.core.learning import LearnStep
 from stream.core.model_bases import open_base
-from stream.core.records import Record
 from stream.core.rollout import Decision
-from stream.core.slots import Command
-from stream.errors import ConfigurationError, Unavailable
+from stream.core.slots import Command, Spent
+from stream.errors import ConfigurationError
 from stream.ports import BaseStore, ModelStore
+from stream.worker.catching_up import TRIES, TRY_AGAIN_S, CatchUp, ReadExamples
 from stream.worker.owner import retrying
 
-__all__ = ["Desk", "ReadExamples"]
+__all__ = ["Desk"]
 
 log = logging.getLogger(__name__)
 
-CLOSE = 500  # examples: so near, the live model waits for the candidate
-CHUNK = 100  # examples learned at a stretch; live micro-batches come between
-TRIES, TRY_AGAIN_S = 5, 1.0
 LATENCY_CALLS_MIN = 200
-
-ReadExamples = Callable[[int, int, int], Iterator[list[Record]]]
-"""(shard, start, end) -> batches of examples with offsets in [start, end).
-
-Blocks. Raises Unavailable, or StartupRefused when they are gone.
-"""
 
 
 class Desk:
@@ -68,45 +54,86 @@ class Desk:
         self._configuration = configuration
         self._extra_allowed = extra_allowed
         self._crash_point = crash_point
-        self._catching_up: asyncio.Task[Follower] | None = None
-        self._release: Command | None = None
+        self._catch_up: CatchUp | None = None
         self.handled: set[str] = set()  # since the last snapshot
 
     async def look(self) -> None:
         """Take what is asked by now. A release takes several looks."""
-        for command_id, data in sorted((await retrying(lambda: self._store.commands(self._shard), "commands")).items()):
-            if command_id in self.handled:
-                continue
-            command = self._decode(command_id, data)
-            if command is None or command.command_id in self._step.slots.state.handled:
-                self.handled.add(command_id)
-                self._step.slots.changed = True
-            elif command.action != "release":
+        releases: list[Command] = []  # asked, and not done
+        for command in await self._asked():
+            if command.action == "release":
+                if self._catch_up is None:
+                    self._begin(command)
+                if command.command_id not in self.handled:  # it was not refused at once
+                    releases.append(command)
+            elif command.action == "reject" and (called_off := [r for r in releases if r.base == command.base]):
+                for release in called_off:
+                    await self._call_off(
+                        release, f"called off{f': {command.reason}' if command.reason else ''}", command
+                    )
+                releases = [release for release in releases if release not in called_off]
+                self._done(command)
+            else:
+                champion = self._step.base
                 self._carry_out(command)
-            elif self._release is None:
-                self._begin(command)
-        if self._catching_up is not None and self._catching_up.done():
+                if self._catch_up is not None and command.action == "roll_back" and self._step.base != champion:
+                    why = f"the champion {champion}, with which it was to be compared, is rolled back"
+                    await self._call_off(self._catch_up.command, why)
+        if self.ready:
             await self._end()
         await self._look_at_latencies()
 
+    @property
+    def ready(self) -> bool:
+        """A look now ends what has caught up; the longer it takes, the longer the live model waits for it."""
+        return self._catch_up is not None and self._catch_up.near
+
+    def room(self) -> int | None:
+        """How many examples the live model may learn before the next turn of a candidate; None: as many as it likes."""
+        return self._catch_up.room() if self._catch_up is not None else None
+
+    async def _asked(self) -> list[Command]:
+        """The oldest first."""
+        found = []
+        for command_id, data in (await retrying(lambda: self._store.commands(self._shard), "commands")).items():
+            if command_id in self.handled:
+                continue
+            if command_id in self._step.slots.state.handled:
+                self.handled.add(command_id)
+                self._step.slots.changed = True
+            elif (command := self._decode(command_id, data)) is not None:
+                found.append(command)
+        return sorted(found, key=lambda command: (command.at_ms, command.command_id))
+
     def _decode(self, command_id: str, data: bytes) -> Command | None:
+        """None, and a record of it, for what is no command."""
         try:
             command = msgspec.json.decode(data, type=Command)
-        except msgspec.DecodeError as error:
-            log.error("command %s cannot be read: %s", command_id, error, extra={"code": "command_refused"})
-            return None
-        return command if command.command_id == command_id else None
+            msgspec.msgpack.encode(command)  # as a snapshot will hold what is made of it
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError) as error:
+            why = f"{type(error).__name__}: {error}"
+        else:
+            if command.command_id == command_id:  # a clock that is ahead must not date what comes after it
+                return msgspec.structs.replace(command, at_ms=min(command.at_ms, int(time.time() * 1e3)))
+            why = f"it calls itself {command.command_id!r:.100}"
+        log.error("command %.100r cannot be read: %s", command_id, why, extra={"code": "command_refused"})
+        self._step.slots.refuse_unread(command_id, self._step.offset, why, int(time.time() * 1e3))
+        self.handled.add(command_id)
+        return None
+
+    def _done(self, command: Command) -> None:
+        self._step.slots.handle(command.command_id)
+        self.handled.add(command.command_id)
 
     def _carry_out(self, command: Command, candidate: Follower | None = None) -> None:
         log.info("%s %s, asked by %s", command.action, command.base, command.by)
         self._step.command(command, candidate)
         self.handled.add(command.command_id)
 
-    def _refuse(self, command: Command, why: str) -> None:
+    def _refuse(self, command: Command, why: str, by: str | None = None) -> None:
         log.error("%s %s is refused: %s", command.action, command.base, why, extra={"code": "release_refused"})
-        self._step.slots.handle(command)
-        self._step.slots.refuse(command, self._step.offset, why)
-        self.handled.add(command.command_id)
+        self._step.slots.refuse(command, self._step.offset, why, by)
+        self._done(command)
 
     # -- a release ---------------------------------------------------------------------------------------------------
 
@@ -114,13 +141,18 @@ class Desk:
         if self._step.slots.refusal(command) is not None:
             self._carry_out(command)  # which leaves the record that says so
             return
-        self._release = command
-        self._catching_up = asyncio.create_task(self._catch_up(command), name=f"catch-up-{command.base}")
 
-    async def _catch_up(self, command: Command) -> Follower:
-        data = await self._base(command.base)
+        async def candidate() -> Follower:
+            return await self._candidate(command)
+
+        self._catch_up = CatchUp(command, self._step, self._shard, candidate, self._read, self._crash_point)
+
+    async def _candidate(self, command: Command) -> Follower:
+        async def read() -> bytes:
+            return await asyncio.to_thread(self._bases.get_base, command.base)
+
         base = open_base(
-            data,
+            await retrying(read, f"base {command.base}", tries=TRIES, first_s=TRY_AGAIN_S),
             self._keys,
             pipeline=self._pipeline,
             configuration=self._configuration,
@@ -136,51 +168,28 @@ class Desk:
             )
         if base.offset > self._step.offset:
             raise ConfigurationError("base", command.base, f"it begins at {base.offset}, beyond {self._step.version}")
-        follower = self._step.follower(base)
-        log.info("%s catches up from %d to %d", base.name, follower.offset, self._step.offset)
-        while self._step.offset - follower.offset > CLOSE:
-            await self._learn_until(follower, self._step.offset)
-        return follower
+        return self._step.follower(base)
 
-    async def _learn_until(self, follower: Follower, end: int) -> None:
-        for left in reversed(range(TRIES)):
-            batches = self._read(self._shard, follower.offset, end)
-            try:
-                while (records := await asyncio.to_thread(next, batches, None)) is not None:
-                    for start in range(0, len(records), CHUNK):
-                        follower.step(records[start : start + CHUNK])
-                        await asyncio.sleep(0)
-                    self._crash_point("learn.in_catch_up")
-            except Unavailable:
-                if not left:
-                    raise
-                await asyncio.sleep(TRY_AGAIN_S)
-            else:
-                follower.offset = end
-                return
-
-    async def _base(self, name: str) -> bytes:
-        for left in reversed(range(TRIES)):
-            try:
-                return await asyncio.to_thread(self._bases.get_base, name)
-            except Unavailable:
-                if not left:
-                    raise
-                await asyncio.sleep(TRY_AGAIN_S)
-        raise AssertionError
+    async def _call_off(self, release: Command, why: str, by: Command | None = None) -> None:
+        """A release that has not been carried out, and will not be."""
+        if self._catch_up is not None and self._catch_up.command.command_id == release.command_id:
+            await self.close()
+        self._refuse(release, why, by.by if by is not None else None)
 
     async def _end(self) -> None:
         """The candidate is near: no live example is learned until it stands where the live model stands."""
-        assert self._catching_up is not None and self._release is not None
-        command, task = self._release, self._catching_up
-        self._release = self._catching_up = None
+        assert self._catch_up is not None
+        catch_up, self._catch_up = self._catch_up, None
         try:
-            follower = task.result()
-            while follower.offset < self._step.offset:
-                await self._learn_until(follower, self._step.offset)
-            self._carry_out(command, follower)
+            self._carry_out(catch_up.command, await catch_up.finish())
         except Exception as error:  # noqa: BLE001 - whatever is wrong with a candidate must not end the champion's learner
-            self._refuse(command, f"{type(error).__name__}: {error}")
+            self._refuse(catch_up.command, f"{type(error).__name__}: {error}")
+
+    async def close(self) -> None:
+        """A candidate under way begins again with the next owner."""
+        catch_up, self._catch_up = self._catch_up, None
+        if catch_up is not None:
+            await catch_up.cancel()
 
     # -- the guard on latency ------------------------------------------------------------------------------------------
 
@@ -192,7 +201,13 @@ class Desk:
             return
         spent: dict[str, list[float]] = {}
         for data in (await retrying(lambda: self._store.latencies(self._shard), "latencies")).values():
-            for base, (calls, total_us) in msgspec.json.decode(data, type=dict[str, tuple[int, float]]).items():
+            try:
+                report = msgspec.json.decode(data, type=Spent)
+            except msgspec.DecodeError:  # of a scorer of another version
+                continue
+            if report.trial != trial.trial_id:  # what it says is of an earlier one
+                continue
+            for base, (calls, total_us) in report.times.items():
                 of_base = spent.setdefault(base, [0.0, 0.0])
                 of_base[0] += calls
                 of_base[1] += total_us
@@ -208,8 +223,3 @@ class Desk:
         evidence = {"latency_us": round(mine_us, 1), "rival_latency_us": round(its_us, 1)}
         out: Literal["rolled_back", "rejected"] = "rolled_back" if trial.stage == "probation" else "rejected"
         slots.decide(Decision(out, "latency", reason, dict(evidence)), self._step.offset, int(time.time() * 1e3))
-
-    async def close(self) -> None:
-        if self._catching_up is not None:
-            self._catching_up.cancel()
-            await asyncio.gather(self._catching_up, return_exceptions=True)

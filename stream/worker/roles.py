@@ -29,9 +29,10 @@ from stream.pipeline import Pipeline
 from stream.ports import BaseStore, ModelStore, Publisher, StateStore
 from stream.settings import Settings
 from stream.topics import TopicNames
+from stream.worker.catching_up import ReadExamples
 from stream.worker.learn import LearnShard
 from stream.worker.owner import Owner, retrying
-from stream.worker.releasing import Desk, ReadExamples
+from stream.worker.releasing import Desk
 from stream.worker.score import ScorePartition
 from stream.worker.stopwatch import Stopwatch
 from stream.worker.telemetry import PartitionLook, Telemetry
@@ -327,6 +328,8 @@ class ScoreRole(_Role):
     def _ready(self, found: Mapping[str, bytes]) -> LiveModel:
         """The models of one moment, made ready to score."""
         beside = msgspec.json.decode(found["roster"], type=Roster).beside
+        if beside is not None and beside.trial != self._stopwatch.trial:
+            self._stopwatch = Stopwatch(beside.trial)
         header, scorer, serving = self._scorer(found[CHAMPION], watched=beside is not None)
         assert serving is not None
         live = LiveModel(
@@ -370,7 +373,6 @@ class ScoreRole(_Role):
         while True:
             await asyncio.sleep(1.0)
             if self._live is None or self._live.beside is None:
-                self._stopwatch.reset()
                 continue
             report = msgspec.json.encode(self._stopwatch.spent)
             await retrying(lambda report=report: self._models.report_latency(0, worker, report), "latencies")  # type: ignore[misc]

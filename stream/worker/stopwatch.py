@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from stream.core.explaining import Answer, Scorer
+from stream.core.slots import Spent
 
 __all__ = ["Stopwatch"]
 
@@ -16,19 +17,20 @@ EVERY = 8  # calls are timed one in so many
 
 
 class Stopwatch:
-    """Times scorers by the base of their model."""
+    """Times scorers by the base of their model, in one trial."""
 
-    def __init__(self) -> None:
+    def __init__(self, trial: str = "") -> None:
+        self.trial = trial
         self._times: dict[str, deque[float]] = {}  # base -> the last calls timed, microseconds
         self._calls: dict[str, int] = {}
 
     @property
-    def spent(self) -> dict[str, tuple[int, float]]:
-        """Base -> calls timed, and what they took: the median, because a machine that pauses is no slow model."""
-        return {base: (self._calls[base], self._calls[base] * median(times)) for base, times in self._times.items()}
-
-    def reset(self) -> None:
-        self._times, self._calls = {}, {}
+    def spent(self) -> Spent:
+        """What calls took: the median of the last ones, because a machine that pauses is no slow model."""
+        times = self._times
+        return Spent(
+            self.trial, {base: (self._calls[base], self._calls[base] * median(its)) for base, its in times.items()}
+        )
 
     def watch(self, base: str, scorer: Scorer) -> Scorer:
         """The same scorer, with some of its calls timed."""

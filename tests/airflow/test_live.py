@@ -66,7 +66,7 @@ def test_a_lost_wake_up_is_found_by_the_next_run(watched: Watched):
     wait_taken_up(watched, drift_id)
 
 
-def test_a_failure_is_told_by_mail_and_webhook_once_it_is_final(watched: Watched):
+def test_a_failure_is_told_by_mail_webhook_and_slack_once_it_is_final(watched: Watched):
     run_id = watched.client.trigger("failing")
     assert watched.wait_run("failing", run_id) == "failed"
     watched.wait(lambda: any(post["run_id"] == run_id for post in watched.posts), "the post")
@@ -76,6 +76,11 @@ def test_a_failure_is_told_by_mail_and_webhook_once_it_is_final(watched: Watched
     watched.wait(lambda: any("Subject: failing: fail failed" in mail for mail in watched.mails), "the mail")
     (mail,) = [mail for mail in watched.mails if "Subject: failing: fail failed" in mail]
     assert "To: ops@example.org" in mail
+    watched.wait(lambda: any("failing: fail failed" in message["text"] for message in watched.slack), "Slack's message")
+    (message,) = [message for message in watched.slack if "failing: fail failed" in message["text"]]
+    assert message["text"].startswith("*failing: fail failed*\n")
+    assert "ValueError: out of &lt;luck&gt;" in message["text"]
+    assert run_id in message["text"]
 
 
 def test_an_answer_given_at_once_is_not_lost(watched: Watched):

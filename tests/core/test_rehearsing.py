@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import lightgbm
 import pytest
 from river import (
     anomaly,
@@ -72,6 +73,14 @@ class Forgetful(linear_model.LogisticRegression):
         return {**self.__dict__, "intercept": 0.0}
 
 
+class Wrapped(linear_model.LogisticRegression):
+    """As River's wrappers of scikit-learn hold a model of another library."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.estimator = lightgbm.Dataset([[0.0]])
+
+
 def builds(model: Any) -> Any:
     return lambda params: model()
 
@@ -85,6 +94,7 @@ def seeded(params: dict[str, Any]) -> Any:
     [
         ({"model": dict}, "returns a dict; return a River estimator"),
         ({"model": lambda p: None}, "returns a NoneType"),
+        ({"model": lambda p: Wrapped()}, "lightgbm.basic.Dataset can only be stored as a pickle, and none is loaded: use stream.boosting.Boosted"),
         ({"model": lambda p: p["lr"]}, "build(params) raises KeyError: 'lr'"),
         ({"model": builds(linear_model.LinearRegression)}, "LinearRegression is no classifier, and the task is 'binary'"),
         ({"model": builds(preprocessing.StandardScaler)}, "StandardScaler is no classifier"),

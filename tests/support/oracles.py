@@ -161,7 +161,6 @@ def model_versions(world: World, examples: list[Record], versions: set[str]) -> 
             followers[name] = Follower(world.pipeline, base)
         follower = followers[name]
         follower.step(examples[follower.offset : int(offset)])
-        follower.pupil.mend()
         scorer = compile_scorer(
             _copy(follower.pupil.model),
             world.pipeline.task,
