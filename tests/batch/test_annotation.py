@@ -9,31 +9,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import pytest
 
 from stream.adapters.file_pipelines import LoadedPipeline, load_pipeline
 from stream.batch import annotation
 from stream.batch.annotation import annotators_agree, put_answer, take_requests
 from stream.batch.label_requests import open_requests
-from stream.core.records import Record
 from stream.errors import Unavailable
 from stream.lifecycle import Labelling
-from stream.messages import LabelRequest
+from tests.support.asking import ask_about, labels
 from tests.support.world import PIPELINE_FILE, World
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 HOUR_MS = 3_600_000
-
-
-def ask_about(world: World, numbers: range) -> None:
-    for number in numbers:
-        body = LabelRequest(
-            event_id=f"e{number}", features={"amount": 1.0, "what": "<b>|[x](http://evil)"}, prediction=True,
-            uncertainty=0.4, reason="uncertain", expires_at_ms=10**15, probabilities={"true": 0.6, "false": 0.4},
-            requested_at_ms=number,
-        )  # fmt: skip
-        world.produce([Record("label_requests", number % 2, 0, 1_000 + number, b"card", msgspec.json.encode(body))])
 
 
 def said(option: str, by: str = "ann", text: str | None = None) -> dict[str, Any]:
@@ -41,15 +29,11 @@ def said(option: str, by: str = "ann", text: str | None = None) -> dict[str, Any
     return {"chosen_options": [option], "params_input": params, "responded_by_user": {"id": by, "name": by}}
 
 
-def labels(world: World) -> list[dict[str, Any]]:
-    return [msgspec.json.decode(r.value or b"") for records in world.read("labels").values() for r in records]
-
-
 @pytest.fixture
 def loaded(world: World) -> Callable[..., LoadedPipeline]:
     def load(**labelling: Any) -> LoadedPipeline:
         found = load_pipeline(PIPELINE_FILE)
-        return found._replace(pipeline=replace(found.pipeline, labelling=Labelling(**labelling)))
+        return found._replace(pipeline=replace(world.pipeline, labelling=Labelling(**labelling)))
 
     return load
 
