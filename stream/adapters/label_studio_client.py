@@ -73,8 +73,10 @@ class LabelStudioClient:
     def create_project(self, fields: Mapping[str, Any]) -> int:
         return int(self._call("POST", "/api/projects/", fields)["id"])
 
-    def has_project(self, project: int) -> bool:
-        return self._call("GET", f"/api/projects/{project}/", missing=True) is not None
+    def is_project(self, project: int, mark: str) -> bool:
+        """Whether it is there and has the mark: over SQLite, a deleted project's number is given to the next one."""
+        found = self._call("GET", f"/api/projects/{project}/", missing=True)
+        return found is not None and mark in (found.get("description") or "")
 
     def change_project(self, project: int, fields: Mapping[str, Any]) -> None:
         self._call("PATCH", f"/api/projects/{project}/", fields)

@@ -145,7 +145,7 @@ class _Exchange:
         config = label_config(self.pipeline.task, self.options)
         print_of = hashlib.sha256(f"{config}\n{self.annotators}".encode()).hexdigest()[:16]
         project = state.project
-        known = project if project is not None and self.studio.has_project(project) else None
+        known = project if project is not None and self.studio.is_project(project, state.mark) else None
         found = known or self.studio.find_project(state.mark)
         if found is None:
             found = self.studio.create_project(self._fields(config, state.mark))
@@ -170,20 +170,22 @@ class _Exchange:
 
     # -- what is there -----------------------------------------------------------------------------------------------
 
-    def _there(self, project: int) -> tuple[list[StudioTask], str, set[int]]:
-        """Tasks without an answer, and with a new one; the next cursor; the numbers of those that were deleted."""
+    def _there(self, project: int) -> tuple[list[StudioTask], str, set[str]]:
+        """Tasks without an answer, and with a new one; the next cursor; the events whose tasks were deleted."""
         state = self.store.load()
         found: dict[int, dict[str, Any]] = {}
         for one in self._listed(project, state.studio.cursor):
             found[int(one["id"])] = one
-        known = {asked.task for asked in state.events.values() if asked.task is not None}
         gone = set()
-        for number in sorted(known - found.keys()):
-            one_or_none = self.studio.task(number)
-            if one_or_none is None or one_or_none.get("project") not in (None, project):
-                gone.add(number)
+        for event, asked in state.events.items():
+            number = asked.task
+            if number is None:
+                continue
+            task = found.get(number) or self.studio.task(number)
+            if task is None or task["project"] != project or (task.get("data") or {}).get("request") != event:
+                gone.add(event)  # over SQLite, numbers of what was deleted are given again
             else:
-                found[number] = one_or_none
+                found[number] = task
         latest = max((str(one.get("updated_at") or "") for one in found.values() if one.get("annotations")), default="")
         tasks = [task for task in map(read_task, found.values()) if task is not None]
         return tasks, _before(latest), gone

@@ -57,7 +57,7 @@ def plan_exchange(
     state: Annotations,
     open_events: Sequence[str],
     tasks: Iterable[StudioTask],
-    gone: Collection[int],
+    gone: Collection[str],
     understand: Understand,
     *,
     annotators: int,
@@ -68,7 +68,7 @@ def plan_exchange(
     Args:
         open_events: read after `state` and `tasks` were.
         tasks: all without an answer, and those that changed since the cursor.
-        gone: numbers of tasks that were deleted there.
+        gone: events whose tasks were deleted there.
         understand: a label or "cannot tell" as it counts, or why it does not.
     """
     wanted = frozenset(open_events)
@@ -101,10 +101,10 @@ def plan_exchange(
     return plan
 
 
-def _forget(state: Annotations, wanted: frozenset[str], gone: Collection[int], now_ms: int) -> None:
+def _forget(state: Annotations, wanted: frozenset[str], gone: Collection[str], now_ms: int) -> None:
     for event, asked in list(state.events.items()):
         asked.claims = [claim for claim in asked.claims if claim.until_ms > now_ms]
-        if event not in wanted or asked.task in gone:
+        if event not in wanted or event in gone:
             asked.task = None
             asked.claims = [claim for claim in asked.claims if claim.run != STUDIO]
         if event not in wanted and not asked.claims:

@@ -182,16 +182,19 @@ def test_what_was_deleted_there_is_asked_again(world: World, studio: StudioServe
     ask_about(world, range(2))
     trade()
     trade()
-    del studio.tasks[studio.open_tasks()["e0"]]
-    assert trade() == Exchanged(asked=1)
-    assert set(studio.open_tasks()) == {"e0", "e1"}
+    freed = studio.open_tasks()["e1"]
+    del studio.tasks[freed]
+    ask_about(world, [2])
+    assert trade() == Exchanged(asked=2)  # one of them has the number of the deleted one
+    assert set(studio.open_tasks()) == {"e0", "e1", "e2"}
+    assert freed in studio.tasks
     trade()
-    studio.projects.clear()
+    studio.projects[1] = {"id": 1, "title": "somebody else's, with that number", "description": ""}
     studio.tasks.clear()
-    assert trade() == Exchanged(asked=2)
+    assert trade() == Exchanged(asked=3)
     studio.annotate(studio.open_tasks()["e1"], ANN, "true")
     assert trade() == Exchanged(labels=1)
-    assert len(studio.projects) == 1
+    assert len(studio.projects) == 2
 
 
 def test_an_annotation_that_is_changed_later_goes_out_once_more(

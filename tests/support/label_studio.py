@@ -158,7 +158,7 @@ class StudioServer:
 
     def _create_project(self, query: dict[str, str], body: Any) -> tuple[int, Any]:
         _check_project(body)
-        number = next(self._numbers)
+        number = max(self.projects, default=0) + 1
         self.projects[number] = {"id": number, "maximum_annotations": 1, **body}
         return 201, self.projects[number]
 
@@ -184,7 +184,7 @@ class StudioServer:
             for prediction in task.get("predictions", []):
                 _check_prediction(project["label_config"], prediction)
         for task in body:
-            at = next(self._numbers)
+            at = max(self.tasks, default=0) + 1  # as SQLite does: numbers of deleted ones come again
             self.tasks[at] = {
                 "id": at, "project": number, "data": task["data"], "predictions": task.get("predictions", []),
                 "annotations": [], "overlap": project["maximum_annotations"], "created_at": _now(), "updated_at": _now(),
