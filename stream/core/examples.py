@@ -20,7 +20,7 @@ from stream.errors import RecordRejected, UpdateRefused
 from stream.messages import Example, Served
 from stream.pipeline import Pipeline, label_fits
 
-__all__ = ["BOUND_EVERY", "LEARNED", "ExampleParser", "ExampleReader", "Follower", "Pupil"]
+__all__ = ["BOUND_EVERY", "LEARNED", "ExampleParser", "ExampleReader", "Follower", "Pupil", "repeats_of", "teach"]
 
 LEARNED = frozenset(("on_time", "early", "default"))
 BOUND_EVERY = 100  # examples between two looks at the size of the trees
@@ -59,6 +59,22 @@ def _fits(task: Any, served: Served) -> bool:
     return all(value is None or label_fits(task, value) for value in values)
 
 
+def repeats_of(pipeline: Pipeline) -> int:
+    """How often a label on request is learned again after the first time."""
+    labelling = pipeline.labelling
+    return labelling.learn_times - 1 if labelling and pipeline.task in ("binary", "multiclass") else 0
+
+
+def teach(learner: Any, features: dict[str, Any], label: Any, repeats: int) -> None:
+    """Learn one example, and again; raises as the first time does."""
+    learner.learn(features, label)
+    for _ in range(repeats):
+        try:
+            learner.learn(features, label)
+        except Exception:  # noqa: BLE001 - it was learned, if not as often
+            return
+
+
 class Pupil:
     """One model that learns, guarded against examples that would break it."""
 
@@ -74,6 +90,7 @@ class Pupil:
     ) -> None:
         """`data`: as `dump_model` writes it; `start`: the offset at which the base begins."""
         self._pipeline = pipeline
+        self._repeats = repeats_of(pipeline)
         self._extra_allowed = extra_allowed
         self.base = base
         self.start = start
@@ -107,9 +124,12 @@ class Pupil:
     def learn(self, example: Example) -> bool:
         """Learn one example; true if a tree stopped growing now. Raises UpdateRefused, or whatever the model raises."""
         self._since_good.append(example)
-        self._learner.learn(example.features, example.label)
+        self._teach(example)
         self.learned += 1
         return self.learned % BOUND_EVERY == 0 and self._bound.enforce()
+
+    def _teach(self, example: Example) -> None:
+        teach(self._learner, example.features, example.label, self._repeats if example.requested else 0)
 
     def tidy(self) -> int:
         """After each example: now and then the model is known to be good. Returns how many examples were refused for it."""
@@ -141,7 +161,7 @@ class Pupil:
         for example in self._since_good:
             before = dump_model(self.model)
             try:
-                self._learner.learn(example.features, example.label)
+                self._teach(example)
                 learned = True
             except Exception:  # noqa: BLE001 - one that failed the first time fails again, and was counted then
                 learned = False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -135,3 +137,9 @@ def test_two_annotators_and_their_agreement(world: World, loaded: Callable[..., 
     agreed = annotators_agree(world.settings, world.name)
     assert agreed is not None
     assert (agreed.items, agreed.share) == (2, 0.5)
+    command = [sys.executable, "-m", "stream.cli", "label", str(PIPELINE_FILE), "--agreement"]
+    shown = subprocess.run(
+        command, env=world.environment, capture_output=True, text=True, timeout=60, check=True
+    ).stdout  # fmt: skip
+    assert shown.split(", Cohen")[0] == "2 items with two answers: 50.0% agree"
+    assert "kappa 0.000" in shown

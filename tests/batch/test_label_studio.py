@@ -3,6 +3,8 @@ twice, or lost, when any call fails, when people change their minds, and when ta
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -284,3 +286,21 @@ def test_personal_tokens_are_refreshed_and_a_wrong_one_is_named(world: World, st
     with pytest.raises(ConfigurationError, match="Label Studio's token"):
         exchange_label_studio(world.settings, asking(world), url=studio.url, token="f" * 40)
     studio.refused.clear()
+
+
+def test_an_exchange_from_the_command_line(make_world: Callable[..., World], studio: StudioServer):
+    world = make_world(labelling="50")
+    ask_about(world, range(2))
+    command = [sys.executable, "-m", "stream.cli", "label", str(PIPELINE_FILE), "--label-studio"]
+    where = {"DRIFTLOOP_LABEL_STUDIO_URL": studio.url, "DRIFTLOOP_LABEL_STUDIO_TOKEN": LEGACY}
+
+    def run(**changes: str) -> subprocess.CompletedProcess[str]:
+        environment = {**world.environment, **where, **changes}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    assert run().stdout.startswith("2 new tasks, 0 labels")
+    studio.annotate(studio.open_tasks()["e0"], ANN, "true")
+    assert run().stdout.startswith("0 new tasks, 1 labels, 0 cannot tell, 0 tasks removed")
+    refused = run(DRIFTLOOP_LABEL_STUDIO_TOKEN="")
+    assert refused.returncode != 0
+    assert "DRIFTLOOP_LABEL_STUDIO_TOKEN" in refused.stderr

@@ -48,6 +48,7 @@ class StudioServer:
         self.users = {1: "ann@example.org", 2: "bob@example.org", 3: "eve@example.org"}
         self.calls: list[str] = []  # "METHOD path", those that were answered with success
         self.refused: list[str] = []
+        self.location = ""  # where a redirect leads
         self.access_uses = 10**9  # after so many uses an access token has expired
         self.broken: Callable[[str, str], str | int | None] = lambda *_: None
         self.before_answer: Callable[[str], None] = lambda _: None
@@ -323,6 +324,8 @@ def studio_server() -> Iterator[StudioServer]:
             content = b"" if said is None else json.dumps(said).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
+            if studio.location:
+                self.send_header("Location", studio.location)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
