@@ -8,17 +8,17 @@ from typing import Any
 import msgspec
 
 from stream.core.records import Record
-from stream.messages import Explanation, LabelRequest
+from stream.messages import Explanation, LabelRequest, LabelValue
 from tests.support.world import World
 
 __all__ = ["ask_about", "labels"]
 
 
-def ask_about(world: World, numbers: Iterable[int]) -> None:
+def ask_about(world: World, numbers: Iterable[int], prediction: LabelValue = True) -> None:
     """Requests e<number>, on both partitions by turns."""
     for number in numbers:
         body = LabelRequest(
-            event_id=f"e{number}", features={"amount": 1.0, "what": "<b>|[x](http://evil)"}, prediction=True,
+            event_id=f"e{number}", features={"amount": 1.0, "what": "<b>|[x](http://evil)"}, prediction=prediction,
             uncertainty=0.4, reason="uncertain", expires_at_ms=10**15, probabilities={"true": 0.6, "false": 0.4},
             explanation=Explanation("log_odds", 0.1, [("amount", 0.5)], 0.0), requested_at_ms=number,
         )  # fmt: skip

@@ -1,0 +1,24 @@
+"""Cards about which two people are asked each time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from river import linear_model
+
+from stream import Labelling, Labels, Pipeline, Retrain
+
+
+def build(params: dict[str, Any]) -> Any:
+    return linear_model.LogisticRegression()
+
+
+pipeline = Pipeline(
+    name="paired",
+    task="binary",
+    features={"amount": float},
+    model=build,
+    labels=Labels(wait="10d"),
+    retrain=Retrain(on_drift=False),
+    labelling=Labelling(within="10m", annotators=2),
+)
