@@ -93,9 +93,10 @@ def labelling_flow(listed: Listed) -> None:
             within=timedelta(seconds=listed.label_within_s),
             otherwise=SKIP,
             execution_timeout=None,
-            retries=10,
+            retries=30,
             retry_delay=timedelta(seconds=1),
-            retry_exponential_backoff=False,
+            retry_exponential_backoff=True,  # on a busy machine the race above may be lost ten times in a row
+            max_retry_delay=timedelta(minutes=1),
         )
         put_answer(item, asked.output)
 

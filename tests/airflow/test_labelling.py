@@ -20,7 +20,7 @@ from tests.airflow.conftest import ASKED, BOB, PAIRED, PIPELINES, VALUED, Watche
 from tests.support.asking import ask_about
 from tests.support.world import World, card_stream
 
-pytestmark = [pytest.mark.integration, pytest.mark.airflow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.airflow, pytest.mark.timeout(700)]
 
 DAG_ID = f"label_requests__{ASKED}"
 ASK = "person.ask"
@@ -107,7 +107,7 @@ def test_two_people_are_asked_and_must_say_the_same(stack: Stack, watched: Watch
     world = World(stack, PAIRED, file=PIPELINES / "paired.py")
     dag_id = f"label_requests__{PAIRED}"
     ask_about(world, [0])
-    watched.wait(lambda: len(waiting(watched, PAIRED)) == 2, "a form for each of two people", 150)
+    watched.wait(lambda: len(waiting(watched, PAIRED)) == 2, "a form for each of two people", 240)
     people = [watched.client, AirflowClient(watched.server.url, *BOB)]
     for person, form in zip(people, waiting(watched, PAIRED), strict=True):
         instance = form["task_instance"]
@@ -126,7 +126,7 @@ def test_a_number_is_written_into_the_form_and_what_is_none_is_asked_again(stack
     world = World(stack, VALUED, file=PIPELINES / "valued.py")
     dag_id = f"label_requests__{VALUED}"
     ask_about(world, [0, 2], prediction=2.5)
-    watched.wait(lambda: len(waiting(watched, VALUED)) == 2, "two forms", 150)
+    watched.wait(lambda: len(waiting(watched, VALUED)) == 2, "two forms", 240)
     run_id = ""
     for form, written in zip(waiting(watched, VALUED), ("12.5", "many"), strict=True):
         assert form["options"] == ["send", "cannot tell", "skip"]
