@@ -93,10 +93,9 @@ def labelling_flow(listed: Listed) -> None:
             within=timedelta(seconds=listed.label_within_s),
             otherwise=SKIP,
             execution_timeout=None,
-            retries=30,
+            retries=10,
             retry_delay=timedelta(seconds=1),
-            retry_exponential_backoff=True,  # on a busy machine the race above may be lost ten times in a row
-            max_retry_delay=timedelta(minutes=1),
+            retry_exponential_backoff=False,
         )
         put_answer(item, asked.output)
 

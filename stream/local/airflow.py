@@ -67,7 +67,6 @@ class AirflowServer:
         kafka: `Settings.kafka()`.
         dags: the folder of DAG files.
         connections: more of Airflow's connections, by id.
-        users: more administrators, by name, with their passwords.
         cache: where a migrated database is kept for the next new directory; none: migrate each time.
 
     Raises:
@@ -86,7 +85,6 @@ class AirflowServer:
         kafka: Mapping[str, object] | None = None,
         dags: Path = ROOT / "dags",
         connections: Mapping[str, str] | None = None,
-        users: Mapping[str, str] | None = None,
         cache: Path | None = None,
     ) -> None:
         if not python.is_file():
@@ -100,8 +98,6 @@ class AirflowServer:
         (port,) = stored_ports(self.directory / "ports", 1)
         self.url = f"http://127.0.0.1:{port}"
         self._secrets = self._stored_secrets()
-        self._passwords = {USER: self._secrets["password"], **(users or {})}
-        write_private(self.directory / "passwords.json", json.dumps(self._passwords))
         self.environment = {
             **environment,
             **self._settings(port, dags),
@@ -193,7 +189,7 @@ class AirflowServer:
             "CORE__DAGS_FOLDER": str(dags.resolve()),
             "CORE__FERNET_KEY": self._secrets["fernet_key"],
             "CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
-            "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{name}:admin" for name in self._passwords),
+            "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
             "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self.directory / "passwords.json"),
             "DATABASE__SQL_ALCHEMY_CONN": self.postgres.sqlalchemy_url,
             "API__PORT": str(port),
@@ -215,6 +211,7 @@ class AirflowServer:
             made["fernet_key"] = urlsafe_b64encode(secrets.token_bytes(32)).decode()
             made["password"] = secrets.token_urlsafe(12)
             write_private(path, json.dumps(made))
+            write_private(self.directory / "passwords.json", json.dumps({USER: made["password"]}))
         return dict(json.loads(path.read_text()))
 
     def _migrate(self) -> None:

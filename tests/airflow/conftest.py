@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,14 +29,9 @@ from tests.support.listeners import mail_server, webhook_server
 collect_ignore_glob = ["dags/*", "pipelines/*"]  # these run in Airflow
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-PYTHON = ROOT / ".venv-airflow" / "bin" / "python"
 NAME = "watched"
 LOOPED = "looped"
 ASKED = "asked"
-PAIRED = "paired"
-VALUED = "valued"
-NAMES = (NAME, LOOPED, ASKED, PAIRED, VALUED)
-BOB = ("bob", "a-password-of-a-test")
 PIPELINES = HERE / "pipelines"
 
 
@@ -112,7 +106,7 @@ class Watched:
 def watched(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     pipeline = load_pipeline(PIPELINES / "watched.py").pipeline
     settings = load_settings(brokers=stack.brokers, redis_url=stack.redis_url, signing_key=stack.signing_key())
-    for name in NAMES:
+    for name in (NAME, LOOPED, ASKED):
         KafkaTopics(settings.kafka(), TopicNames(name)).create(2, 1)
     dags = tmp_path_factory.mktemp("dags")
     for file in (*(ROOT / "dags").glob("*.py"), *(HERE / "dags").glob("*.py")):
@@ -124,7 +118,7 @@ def watched(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         }  # fmt: skip
         server = AirflowServer(
             tmp_path_factory.mktemp("airflow"),
-            PYTHON,
+            ROOT / ".venv-airflow" / "bin" / "python",
             stack.reaper,
             environment=stack.environment(
                 DRIFTLOOP_PIPELINES=str(PIPELINES),
@@ -135,16 +129,12 @@ def watched(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
                 DRIFTLOOP_ALERT_EMAIL="ops@example.org",
                 DRIFTLOOP_ALERT_WEBHOOK_URL=url,
             ),
-            pipelines=NAMES,
+            pipelines=[NAME, LOOPED, ASKED],
             kafka=settings.kafka(),
             dags=dags,
             connections={"smtp_default": json.dumps(smtp)},
-            users=dict([BOB]),
             cache=ROOT / ".driftloop",
         )
-        # Once here, and not in each of the processes that read DAG files at the same time: those are killed when it takes long.
-        read = [str(PYTHON), "-c", "from stream.airflow.pipelines import pipelines; pipelines()"]
-        subprocess.run(read, env=server.environment, timeout=300, check=True)
         try:
             server.start()
             server.wait_ready()

@@ -1,7 +1,4 @@
-"""An uncertain event becomes a form in Airflow; its answer, given through the REST interface, is learned, once.
-
-Two people about one event, and numbers that are written into the form.
-"""
+"""An uncertain event becomes a form in Airflow; its answer, given through the REST interface, is learned, once."""
 
 from __future__ import annotations
 
@@ -11,16 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from stream.batch.annotation import annotators_agree
 from stream.batch.label_requests import open_requests
 from stream.errors import DriftloopError
-from stream.local.airflow_client import AirflowClient
 from stream.local.stack import Stack
-from tests.airflow.conftest import ASKED, BOB, PAIRED, PIPELINES, VALUED, Watched
-from tests.support.asking import ask_about
+from tests.airflow.conftest import ASKED, PIPELINES, Watched
 from tests.support.world import World, card_stream
 
-pytestmark = [pytest.mark.integration, pytest.mark.airflow, pytest.mark.timeout(700)]
+pytestmark = [pytest.mark.integration, pytest.mark.airflow, pytest.mark.timeout(400)]
 
 DAG_ID = f"label_requests__{ASKED}"
 ASK = "person.ask"
@@ -37,17 +31,10 @@ def read(world: World, topic: str) -> list[dict[str, Any]]:
     return [msgspec.json.decode(record.value or b"") for records in world.read(topic).values() for record in records]
 
 
-def waiting(watched: Watched, name: str) -> list[dict[str, Any]]:
-    """Forms without an answer."""
-    every = watched.client.questions(f"label_requests__{name}")
-    return [form for form in every if form["task_instance"]["task_id"] == ASK]
-
-
 def forms(watched: Watched) -> dict[str, dict[str, Any]]:
-    """Those of ASKED, by the event they are about."""
-    return {
-        form["subject"].removeprefix(f"{ASKED}: label of ").removesuffix("?"): form for form in waiting(watched, ASKED)
-    }
+    """Those without an answer, by the event they are about."""
+    waiting = [form for form in watched.client.questions(DAG_ID) if form["task_instance"]["task_id"] == ASK]
+    return {form["subject"].removeprefix(f"{ASKED}: label of ").removesuffix("?"): form for form in waiting}
 
 
 def say(watched: Watched, form: dict[str, Any], option: str) -> None:
@@ -101,42 +88,3 @@ def test_an_answer_is_learned_once_and_nothing_is_asked_twice(asked: World, watc
     watched.client.end(DAG_ID, again)
     assert len(read(world, "labels")) == 1
     world.stop_workers()
-
-
-def test_two_people_are_asked_and_must_say_the_same(stack: Stack, watched: Watched):
-    world = World(stack, PAIRED, file=PIPELINES / "paired.py")
-    dag_id = f"label_requests__{PAIRED}"
-    ask_about(world, [0])
-    watched.wait(lambda: len(waiting(watched, PAIRED)) == 2, "a form for each of two people", 240)
-    people = [watched.client, AirflowClient(watched.server.url, *BOB)]
-    for person, form in zip(people, waiting(watched, PAIRED), strict=True):
-        instance = form["task_instance"]
-        person.answer(dag_id, instance["dag_run_id"], ASK, "true", instance["map_index"])
-    watched.wait(lambda: bool(read(world, "labels")), "the label", 90)
-    (label,) = read(world, "labels")
-    assert (label["event_id"], label["label"]) == ("e0", True)
-    assert label["source"] in (f"person:{watched.server.username}+bob", f"person:bob+{watched.server.username}")
-    agreed = annotators_agree(world.settings, PAIRED)
-    assert agreed is not None
-    assert (agreed.items, agreed.share) == (1, 1.0)
-    world.close()
-
-
-def test_a_number_is_written_into_the_form_and_what_is_none_is_asked_again(stack: Stack, watched: Watched):
-    world = World(stack, VALUED, file=PIPELINES / "valued.py")
-    dag_id = f"label_requests__{VALUED}"
-    ask_about(world, [0, 2], prediction=2.5)
-    watched.wait(lambda: len(waiting(watched, VALUED)) == 2, "two forms", 240)
-    run_id = ""
-    for form, written in zip(waiting(watched, VALUED), ("12.5", "many"), strict=True):
-        assert form["options"] == ["send", "cannot tell", "skip"]
-        instance, run_id = form["task_instance"], form["task_instance"]["dag_run_id"]
-        watched.client.answer(dag_id, run_id, ASK, "send", instance["map_index"], label=written)
-    watched.wait(lambda: bool(read(world, "labels")), "the label", 90)
-    assert [label["label"] for label in read(world, "labels")] == [12.5]
-    assert watched.wait_run(dag_id, run_id, 120) == "success"
-    again = watched.client.trigger(dag_id)
-    watched.wait(lambda: len(waiting(watched, VALUED)) == 1, "the form once more", 90)
-    assert "Asked again: the last answer was not taken" in waiting(watched, VALUED)[0]["body"]
-    watched.client.end(dag_id, again)
-    world.close()
