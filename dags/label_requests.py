@@ -1,4 +1,5 @@
-"""A label request wakes this DAG up: one per pipeline with `labelling=Labelling(...)`. Each request becomes a form.
+"""A label request wakes this DAG up: one per pipeline with `labelling=Labelling(...)`. Each request becomes a form,
+or, where Label Studio is configured, a task there.
 
 What is open is read from the topic by `take_requests`, so the clock finds what a lost wake-up left, and what is asked again.
 """
@@ -8,7 +9,7 @@ from datetime import UTC, datetime
 from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, AssetWatcher, CronTriggerTimetable
 
 from stream.adapters.airflow_connections import connection_id
-from stream.airflow.labelling import DEFAULTS, labelling_flow
+from stream.airflow.labelling import DEFAULTS, labelling_flow, uses_label_studio
 from stream.airflow.pipelines import pipelines
 from stream.airflow.triggers import DriftTrigger
 from stream.settings import load_settings
@@ -29,7 +30,7 @@ for listed in pipelines():
         ),
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         catchup=False,
-        max_active_runs=8,  # a run lasts as long as its forms wait
+        max_active_runs=1 if uses_label_studio() else 8,  # with forms a run lasts as long as they wait
         default_args=DEFAULTS,
         tags=["driftloop", listed.name],
         doc_md=__doc__,

@@ -140,6 +140,8 @@ class Labelling:
             (`labels.wait`).
         batch: forms that one run of the DAG `label_requests` opens, at most.
         within: how long such a form stands; then the request may go into another one.
+        learn_times: a class that somebody was asked for is learned so many times: few labels must turn a model round that
+            many would. 1 for noisy annotators, or a model whose learning rate was chosen for few labels. Not for numbers.
         annotators: 1, or 2: two people must say the same, and a third decides where they do not.
     """
 
@@ -147,13 +149,14 @@ class Labelling:
     per_1000: float = 10.0
     per_day: int | None = None
     uniform_share: float = 0.3
-    warm_up: int = 200
+    warm_up: int = 50
     drift_boost: float = 2.0
     drift_reserve: int = 1_000
     segment_floor: float = 0.5
     expires: str | None = None
     batch: int = 20
     within: str = "4h"
+    learn_times: int = 3
     annotators: int = 1
 
     @property
@@ -248,9 +251,11 @@ def _labelling(labelling: Labelling) -> Iterator[ConfigurationError]:
         "segment_floor": (0, 1),
     }
     yield from _numbers("labelling", labelling, numbers)
-    yield from _wholes("labelling", labelling, {"warm_up": 0, "drift_reserve": 0, "batch": 1})
+    yield from _wholes("labelling", labelling, {"warm_up": 0, "drift_reserve": 0, "batch": 1, "learn_times": 1})
     if _whole(labelling.batch, 201):
         yield ConfigurationError("labelling.batch", labelling.batch, "use at most 200: each is a task")
+    if _whole(labelling.learn_times, 21):
+        yield ConfigurationError("labelling.learn_times", labelling.learn_times, "use at most 20")
     if labelling.annotators not in (1, 2):
         yield ConfigurationError("labelling.annotators", labelling.annotators, "use 1 or 2")
     yield from _duration("labelling.within", labelling.within)

@@ -62,6 +62,12 @@ class Settings(BaseSettings):
     label_gap_s: float = Field(
         60.0, ge=0, description="Airflow: time between two runs woken by label requests, at least"
     )
+    label_studio_url: str | None = Field(None, description="Label Studio, where label requests become tasks")
+    label_studio_token: SecretStr | None = Field(None, description="its personal access token, or legacy token")
+    label_studio_connection: str | None = Field(
+        None,
+        description="Airflow: id of a connection with Label Studio's host and, as password, token, instead of these two",
+    )
     alert_email: str | None = Field(None, description="Airflow: recipients; sent over the connection smtp_default")
     alert_slack_connection: str | None = Field(None, description="Airflow: id of a Slack Incoming Webhook connection")
     alert_webhook_url: SecretStr | None = Field(None, description="Airflow: alerts are POSTed there as JSON")
@@ -125,6 +131,15 @@ class Settings(BaseSettings):
                 if location is not None:
                     config[f"ssl.{key}.location"] = str(location)
         return config
+
+    def label_studio(self) -> dict[str, str]:
+        """Its `url` and `token`. Raises ConfigurationError when one of them is missing."""
+        for key in ("label_studio_url", "label_studio_token"):
+            if not getattr(self, key):
+                remedy = "set DRIFTLOOP_LABEL_STUDIO_URL and DRIFTLOOP_LABEL_STUDIO_TOKEN"
+                raise ConfigurationError(f"{PREFIX}{key.upper()}", None, remedy)
+        assert self.label_studio_url and self.label_studio_token
+        return {"url": self.label_studio_url, "token": self.label_studio_token.get_secret_value()}
 
     def signing(self) -> list[bytes]:
         """The keys that verify snapshots; the first one signs. Raises ConfigurationError when there is none."""

@@ -1,20 +1,25 @@
-"""The flow of `label_requests`: take a batch, ask for each request with a form of its own, put each answer away at once."""
+"""The flow of `label_requests`: take a batch, ask for each request with a form of its own, put each answer away at once.
+
+Where Label Studio is configured, requests and answers are exchanged with it instead.
+"""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Param, task, task_group
+from airflow.sdk import Connection, Param, task, task_group
 
 from stream.adapters.pipeline_manifest import Listed
 from stream.airflow.alerts import alert_failure
 from stream.airflow.asking import AskOperator
 from stream.airflow.pipelines import call
 from stream.airflow.retraining import run_name
+from stream.errors import ConfigurationError
 from stream.lifecycle import CANNOT_TELL, SEND, SKIP
+from stream.settings import load_settings
 
-__all__ = ["LabelOperator", "labelling_flow"]
+__all__ = ["LabelOperator", "labelling_flow", "uses_label_studio"]
 
 STEPS = "annotation"
 DEFAULTS: dict[str, Any] = {
@@ -34,9 +39,40 @@ class LabelOperator(AskOperator):
         """All of it goes on."""
 
 
+def uses_label_studio() -> bool:
+    settings = load_settings()
+    return bool(settings.label_studio_connection or settings.label_studio_url)
+
+
+def label_studio() -> dict[str, str]:
+    """Its `url` and `token`, in a task: of the connection, or of the settings. Raises ConfigurationError."""
+    settings = load_settings()
+    name = settings.label_studio_connection
+    if name is None:
+        return settings.label_studio()
+    found = Connection.get(name)
+    if not found.host or not found.password:
+        raise ConfigurationError(
+            f"Airflow's connection {name}", found.host, "give it a host, and the token as password"
+        )
+    if "://" in found.host:
+        return {"url": found.host, "token": found.password}
+    port = f":{found.port}" if found.port else ""
+    return {"url": f"{found.schema or 'https'}://{found.host}{port}", "token": found.password}
+
+
 def labelling_flow(listed: Listed) -> None:
     """Add the tasks to the DAG at hand."""
     file = listed.file
+
+    if uses_label_studio():
+
+        @task
+        def exchange() -> Any:
+            return call("exchange_label_studio", file, "label_studio", **label_studio())
+
+        exchange()
+        return
 
     @task
     def take_requests(ti: Any = None) -> Any:

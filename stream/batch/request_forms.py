@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from stream.messages import LabelRequest, LabelValue
 
-__all__ = ["escaped", "form_body", "form_subject"]
+__all__ = ["escaped", "form_body", "form_subject", "plain_body"]
 
 TEXT_MAX = 200
 FEATURES_MAX = 100
@@ -46,11 +47,33 @@ def form_body(request: LabelRequest, remark: str) -> str:
     return "\n\n".join(parts)
 
 
+def plain_body(request: LabelRequest, remark: str) -> str:
+    """The same without the features, as text that no Markdown is made of."""
+    lines = [f"Asked again: {remark}"] if remark else []
+    lines.append(f"Event {request.event_id}, {_time(request.occurred_at_ms)}")
+    lines.append(f"The model says {_says(request, _line)}")
+    if request.explanation is not None and request.explanation.contributions:
+        parts = ", ".join(f"{_line(name)} {by:+.4g}" for name, by in request.explanation.contributions)
+        lines.append(f"because of ({request.explanation.scale.replace('_', ' ')}): {parts}")
+    lines.append(f"Asked because {request.reason}")
+    lines.append(f"Answers count until event time {_time(request.expires_at_ms)}.")
+    return "\n".join(map(_line, lines))
+
+
+def _line(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= TEXT_MAX * 5 else f"{text[: TEXT_MAX * 5]} ..."
+
+
 def _predicted(request: LabelRequest) -> str:
-    line = f"**The model says** {escaped(_shown(request.prediction))}"
+    return f"**The model says** {_says(request, escaped)}"
+
+
+def _says(request: LabelRequest, text: Callable[[object], str]) -> str:
+    line = text(_shown(request.prediction))
     if request.probabilities:
         likely = sorted(request.probabilities.items(), key=lambda one: -one[1])[:5]
-        line += f" ({', '.join(f'{escaped(name)}: {share:.1%}' for name, share in likely)})"
+        line += f" ({', '.join(f'{text(name)}: {share:.1%}' for name, share in likely)})"
     elif request.score is not None:
         line += f" (score {request.score:.4g})"
     return line + (f", uncertainty {request.uncertainty:.2f}" if request.uncertainty is not None else "")

@@ -17,8 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from stream.adapters.file_pipelines import load_pipeline
+from stream.adapters.label_studio_client import LabelStudioClient
 from stream.batch.annotation import annotators_agree
 from stream.batch.label_requests import Answer, OpenRequest, answer, label_from_text, open_requests
+from stream.batch.label_studio import Exchanged, exchange
 from stream.cli.arguments import PipelineFile
 from stream.cli.producing import produce as send
 from stream.cli.showing import figure, safe
@@ -50,6 +52,9 @@ def label(
         Path | None, typer.Option("--import", help="take the answers in this file: column `label`; ? is cannot tell")
     ] = None,
     agreement: Annotated[bool, typer.Option("--agreement", help="how often two annotators said the same")] = False,
+    label_studio: Annotated[
+        bool, typer.Option("--label-studio", help="make tasks of what is asked there, and take what was answered")
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="at most so many requests")] = None,
 ) -> None:
     """Answer label requests, or give one event its label."""
@@ -62,6 +67,11 @@ def label(
         return
     if agreement:
         console.print(_agreement(annotators_agree(settings, pipeline.name)), highlight=False)
+        return
+    if label_studio:
+        where = settings.label_studio()
+        exchanged = exchange(settings, load_pipeline(pipeline_file), LabelStudioClient(where["url"], where["token"]))
+        console.print(_exchanged(exchanged), highlight=False)
         return
     by = source or f"person:{getpass.getuser()}"
     requests = open_requests(settings, pipeline)
@@ -93,6 +103,17 @@ def _label_one(settings: Settings, pipeline: Pipeline, event_id: str, value: str
     message = {"event_id": event_id, "label": parsed, "labelled_at_ms": now_ms, "source": source}
     send(settings, TopicNames.of(pipeline), [Produced("labels", key, now_ms, message)])
     console.print(f"labelled {event_id} as {value}", highlight=False)
+
+
+def _exchanged(done: Exchanged) -> str:
+    if done.busy:
+        return "another exchange with Label Studio is running; if it was killed, it stands in the way for ten minutes"
+    lines = [
+        f"{done.asked:,} new tasks, {done.labels:,} labels, {done.declined:,} cannot tell, "
+        f"{done.closed:,} tasks removed that nobody need answer any more",
+        *(f"not taken: {why}" for why in done.unfit),
+    ]
+    return "\n".join(lines)
 
 
 def _agreement(found: Agreement | None) -> str:

@@ -20,6 +20,7 @@ __all__ = [
     "Asked",
     "Claim",
     "Given",
+    "Studio",
     "Verdict",
     "agreement",
     "give_back",
@@ -29,6 +30,7 @@ __all__ = [
 ]
 
 CLAIMS_MAX = 1_000  # live ones of a pipeline
+STUDIO = "label-studio"  # the run of a claim that stands for a task there
 PAIRS_MAX = 500  # of the last items with two answers, for the agreement
 CANNOT_TELL = "(cannot tell)"
 DISAGREE = "annotators disagree"
@@ -53,11 +55,29 @@ class Given(msgspec.Struct):
 
 
 class Asked(msgspec.Struct):
-    """All about one event. `remark`: for whoever is asked next."""
+    """All about one event. `remark`: for whoever is asked next. `task`: its number in Label Studio, if it is there."""
 
     claims: list[Claim] = []
     answers: list[Given] = []
     remark: str = ""
+    task: int | None = None
+
+
+class Studio(msgspec.Struct):
+    """What is known of the pipeline's project in Label Studio.
+
+    `mark`: what it is found by: another installation may have a pipeline of the same name. `config`: the label config it was
+    last given, hashed. `cursor`: answers before this time of its clock were taken.
+    `seen`: annotation -> its time, of those taken last. `holder`: who talks to it until then; two at once would ask twice.
+    """
+
+    mark: str = ""
+    project: int | None = None
+    config: str = ""
+    cursor: str = ""
+    seen: dict[str, str] = {}
+    holder: str = ""
+    held_until_ms: int = 0
 
 
 class Annotations(msgspec.Struct):
@@ -65,6 +85,7 @@ class Annotations(msgspec.Struct):
 
     events: dict[str, Asked] = {}
     pairs: list[tuple[str, str]] = []
+    studio: Studio = msgspec.field(default_factory=Studio)
 
 
 class Verdict(NamedTuple):
@@ -145,6 +166,15 @@ def put(state: Annotations, event: str, given: Given, *, annotators: int) -> Ver
     return verdict(asked, annotators)
 
 
+def revise(state: Annotations, event: str, given: Given) -> bool:
+    """An answer was changed where it was given: it counts as it is now, unless the label has been decided. Whether it does."""
+    asked = state.events.get(event)
+    if asked is None or all(other.claim != given.claim for other in asked.answers):
+        return False
+    asked.answers = [given if other.claim == given.claim else other for other in asked.answers]
+    return True
+
+
 def give_back(state: Annotations, event: str, claim: str, remark: str = "") -> None:
     """Nobody answered: the event may be asked again as long as it is open."""
     asked = state.events.get(event)
@@ -175,8 +205,8 @@ def _counted(asked: Asked) -> list[Given]:
 
 
 def _needed(asked: Asked, annotators: int) -> int:
-    if verdict(asked, annotators) is not None:
-        return 0
+    if verdict(asked, annotators) is not None or any(claim.run == STUDIO for claim in asked.claims):
+        return 0  # a task in Label Studio is shown to as many people as are needed
     counted = len(_counted(asked))
     return max(annotators, counted + (counted >= annotators)) - counted - len(asked.claims)
 

@@ -99,42 +99,54 @@ class Losses(msgspec.Struct, array_like=True):
     labels: dict[str, int] = {}
     count: int = 0
     absolute: float = 0.0  # sum of the first model's absolute errors
-    first_right: float = 0.0  # right answers, or absolute errors, of all that were compared
+    first_right: float = (
+        0.0  # right answers, or absolute errors, of all that were compared, as the label stands for them
+    )
     second_right: float = 0.0
+    stands_for: float = 0.0  # sum of the labels' shares
+    by_class: dict[str, float] = {}  # the same, of each class
 
-    def gain(self, label: LabelValue, first: Served, second: Served) -> float | None:
-        """First loss minus second, in [-1, 1]; None where one of them has no answer."""
+    def gain(self, label: LabelValue, first: Served, second: Served, share: float = 1.0) -> float | None:
+        """First loss minus second, in [-1, 1]; None where one of them has no answer.
+
+        Args:
+            share: 0 to 1, what the label counts; see `Trial` for labels that were asked for.
+        """
         if first.prediction is None or second.prediction is None:
             return None
         if self.task == "regression":
-            return self._numbers(float(label), float(first.prediction), float(second.prediction))
+            gain = self._numbers(float(label), float(first.prediction), float(second.prediction), share)
+            return None if gain is None else share * gain
         name = str(label).lower() if isinstance(label, bool) else str(label)
         weight = self._weight(name)
         self.labels[name] = self.labels.get(name, 0) + 1
+        self.by_class[name] = self.by_class.get(name, 0.0) + share
         self.count += 1
-        self.first_right += first.prediction == label
-        self.second_right += second.prediction == label
-        return weight * (_loss(name, label, first) - _loss(name, label, second)) / WEIGHT_MAX
+        self.stands_for += share
+        self.first_right += share * (first.prediction == label)
+        self.second_right += share * (second.prediction == label)
+        return share * weight * (_loss(name, label, first) - _loss(name, label, second)) / WEIGHT_MAX
 
     def _weight(self, name: str) -> float:
         classes = max(2, len(self.labels))
         return min(WEIGHT_MAX, (self.count + classes) / (classes * (self.labels.get(name, 0) + 1)))
 
-    def _numbers(self, label: float, first: float, second: float) -> float | None:
+    def _numbers(self, label: float, first: float, second: float, share: float) -> float | None:
         first_error, second_error = min(abs(first - label), 1e150), min(abs(second - label), 1e150)
         scale = 4.0 * self.absolute / self.count if self.count else 0.0
         self.count += 1
         self.absolute += first_error
-        self.first_right += first_error
-        self.second_right += second_error
+        self.stands_for += share
+        self.first_right += share * first_error
+        self.second_right += share * second_error
         if not scale:
             return None
         return min(max((first_error - second_error) / scale, -1.0), 1.0)
 
     def figures(self) -> tuple[float, float]:
         """Accuracy (of numbers: mean absolute error) of both, over what was compared."""
-        count = max(self.count, 1)
-        return self.first_right / count, self.second_right / count
+        whole = self.stands_for or 1.0
+        return self.first_right / whole, self.second_right / whole
 
 
 def _loss(name: str, label: LabelValue, served: Served) -> float:

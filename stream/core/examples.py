@@ -21,7 +21,7 @@ from stream.errors import RecordRejected, UpdateRefused
 from stream.messages import Example
 from stream.pipeline import Pipeline, label_fits
 
-__all__ = ["BOUND_EVERY", "LEARNED", "ExampleParser", "ExampleReader", "Follower", "Pupil"]
+__all__ = ["BOUND_EVERY", "LEARNED", "ExampleParser", "ExampleReader", "Follower", "Pupil", "repeats_of", "teach"]
 
 LEARNED = frozenset(("on_time", "early", "default"))
 BOUND_EVERY = 100  # examples between two looks at the size of the trees
@@ -72,6 +72,22 @@ def _is_boolean(label: object) -> bool:
     return isinstance(label, bool)
 
 
+def repeats_of(pipeline: Pipeline) -> int:
+    """How often a label on request is learned again after the first time."""
+    labelling = pipeline.labelling
+    return labelling.learn_times - 1 if labelling and pipeline.task in ("binary", "multiclass") else 0
+
+
+def teach(learner: Any, features: dict[str, Any], label: Any, repeats: int) -> None:
+    """Learn one example, and again; raises as the first time does."""
+    learner.learn(features, label)
+    for _ in range(repeats):
+        try:
+            learner.learn(features, label)
+        except Exception:  # noqa: BLE001 - it was learned, if not as often
+            return
+
+
 class Pupil:
     """One model that learns. An example after which a weight would not be finite is not learned: what a model is depends on
     its base and the examples alone, not on when somebody looked at it or when a snapshot was made.
@@ -89,6 +105,7 @@ class Pupil:
     ) -> None:
         """`data`: as `dump_model` writes it; `start`: the offset at which the base begins."""
         self._pipeline = pipeline
+        self._repeats = repeats_of(pipeline)
         self._extra_allowed = extra_allowed
         self.base = base
         self.start = start
@@ -125,7 +142,7 @@ class Pupil:
         Raises UpdateRefused, and the model is then as it was before; or whatever the model raises.
         """
         try:
-            self._learner.learn(example.features, example.label)
+            self._teach(example)
         except UpdateRefused:
             raise
         except Exception:
@@ -143,6 +160,9 @@ class Pupil:
     def _learned(self) -> bool:
         self.learned += 1
         return self.learned % BOUND_EVERY == 0 and self._bound.enforce()
+
+    def _teach(self, example: Example) -> None:
+        teach(self._learner, example.features, example.label, self._repeats if example.requested else 0)
 
     def dump(self) -> bytes:
         """The model's bytes."""
@@ -163,7 +183,7 @@ class Pupil:
         self._use(self._good)
         for example in self._since_good:
             try:
-                self._learner.learn(example.features, example.label)
+                self._teach(example)
             except Exception:  # noqa: BLE001 - as it did the first time
                 continue
             self._learned()

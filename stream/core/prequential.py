@@ -21,7 +21,7 @@ from stream.boosting import is_batch_trained
 from stream.core.accelerating import compile_learner
 from stream.core.drifting import segment_values, told_apart
 from stream.core.evaluating import KEY_FIGURE, Baselines, Evaluation
-from stream.core.examples import BOUND_EVERY, LEARNED, ExampleParser
+from stream.core.examples import BOUND_EVERY, LEARNED, ExampleParser, repeats_of, teach
 from stream.core.explaining import Scorer, compile_scorer
 from stream.core.guarding import TreeBound
 from stream.core.records import Record
@@ -44,6 +44,7 @@ class Lesson(msgspec.Struct, frozen=True):
     learned_at_ms: int
     features: dict[str, Any]
     label: LabelValue
+    requested: bool = False
 
 
 class Timeline(msgspec.Struct, frozen=True):
@@ -115,7 +116,7 @@ def timeline(
             continue
         came_at_ms = example.event_timestamp_ms or example.occurred_at_ms
         now_ms = max(now_ms, record.timestamp_ms, came_at_ms)
-        lessons.append(Lesson(record.offset, came_at_ms, now_ms, example.features, example.label))
+        lessons.append(Lesson(record.offset, came_at_ms, now_ms, example.features, example.label, example.requested))
     return Timeline(lessons, seen, hasher.hexdigest())
 
 
@@ -222,6 +223,7 @@ class _Run:
         self._baselines = Baselines(pipeline.task)
         self._evaluation = Evaluation(pipeline.task, window, pipeline.alert_share)
         self._segments: dict[str, dict[str, Evaluation]] = {n: {} for n in pipeline.segments} if segments else {}
+        self._repeats = repeats_of(pipeline)
         self._scorer: Scorer | None = None
         self._since = self._learned = self.failures = 0
 
@@ -263,7 +265,7 @@ class _Run:
         self._baselines.update(lesson.label)
         self._since += 1
         try:
-            self.learner.learn(lesson.features, lesson.label)
+            teach(self.learner, lesson.features, lesson.label, self._repeats if lesson.requested else 0)
         except Exception:  # noqa: BLE001 - as above; UpdateRefused among them
             self.failures += 1
             return

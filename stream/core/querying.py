@@ -39,7 +39,7 @@ from stream.core.remembering import QueryState
 from stream.core.scores import BINS, bin_of
 from stream.lifecycle import Labelling
 
-__all__ = ["Asked", "Querying", "disagreement_of"]
+__all__ = ["Asked", "Querying", "disagreement_of", "uniform_every"]
 
 DAY_MS = 86_400_000
 WHOLE = 1_000_000  # what one request costs; credit is counted in whole millionths, so nothing is rounded
@@ -66,6 +66,19 @@ class Asked(NamedTuple):
     uniform: bool  # the random share picked it
 
 
+def _uniform_share(labelling: Labelling) -> float:
+    return 1.0 if labelling.strategy == "random" else labelling.uniform_share
+
+
+def uniform_every(labelling: Labelling) -> int:
+    """Of so many events in a row the random share asks about one: the least propensity is 1 / this.
+
+    >>> uniform_every(Labelling(per_1000=10, uniform_share=0.5))
+    200
+    """
+    return max(1, math.ceil(round(1_000.0 / (labelling.per_1000 * _uniform_share(labelling)), 9)))
+
+
 class Querying:
     """The decisions of one partition. Cost: some microseconds per event.
 
@@ -89,8 +102,8 @@ class Querying:
         self.state = state = QueryState() if state is None else state
         self._strategy = labelling.strategy
         share = labelling.per_1000 / 1_000
-        uniform_share = 1.0 if self._strategy == "random" else labelling.uniform_share
-        self._every = max(1, math.ceil(round(1.0 / (share * uniform_share), 9)))
+        uniform_share = _uniform_share(labelling)
+        self._every = uniform_every(labelling)
         self._uniform_propensity = 1.0 / self._every
         self._earns = max(0, int(round(labelling.per_1000 * 1_000, 6)) - -(-WHOLE // self._every))
         self._share = self._earns / WHOLE

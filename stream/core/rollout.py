@@ -18,6 +18,7 @@ import msgspec
 
 from stream.core.drifting import segment_values, told_apart
 from stream.core.evidence import Evidence, Losses
+from stream.core.querying import uniform_every
 from stream.messages import Example, LabelValue, Served
 from stream.pipeline import Pipeline
 
@@ -40,7 +41,12 @@ class Decision(msgspec.Struct, frozen=True):
 
 
 class Trial(msgspec.Struct, kw_only=True):
-    """Two models side by side: `base` is on trial, `rival` is what it is compared with."""
+    """Two models side by side: `base` is on trial, `rival` is what it is compared with.
+
+    A label that people were asked for counts for the least propensity over its own. A strategy asks where the champion is
+    probably wrong, and there any other model looks better: taken as they come, such labels promote candidates that are no
+    better (decision 14).
+    """
 
     base: str
     rival: str
@@ -84,28 +90,29 @@ class Trial(msgspec.Struct, kw_only=True):
         self.failures += base.failed
         gain = None
         if rival is not None and not base.failed:
-            gain = self.losses.gain(example.label, rival, base)
+            share = _share_of(example, pipeline)
+            gain = self.losses.gain(example.label, rival, base, share)
         if gain is not None:
             assert rival is not None
             self.labels += 1
             self.stage_labels += int(base.version.rpartition("@")[2]) >= self.since
             self._note_answers(pipeline.task, rival, base)
             for segment, value in segment_values(pipeline.segments, example.features):
-                self._judge_segment(pipeline, segment, value, example.label, rival, base)
+                self._judge_segment(pipeline, segment, value, example.label, rival, base, share)
         full = self.evidence.add(gain) if gain is not None else False
         if full or self.scored % FAILURES_LABELS_MIN == 0:
             return self._decide(pipeline)
         return None
 
     def _judge_segment(
-        self, pipeline: Pipeline, segment: str, value: str, label: LabelValue, rival: Served, base: Served
+        self, pipeline: Pipeline, segment: str, value: str, label: LabelValue, rival: Served, base: Served, share: float
     ) -> None:
         judged = self.segments.setdefault(segment, {})
         value = told_apart(value, judged, pipeline.segment_values_max)
         if value not in judged:
             judged[value] = (Losses(pipeline.task), Evidence())
         losses, evidence = judged[value]
-        gain = losses.gain(label, rival, base)
+        gain = losses.gain(label, rival, base, share)
         if gain is not None:
             evidence.add(gain)
 
@@ -194,7 +201,7 @@ class Trial(msgspec.Struct, kw_only=True):
         """Labels of the rarest class, where there are two: the bet is not fair while hardly any have come."""
         if task not in ("binary", "anomaly"):
             return RAREST_MIN
-        return min((self.losses.labels.get(name, 0) for name in ("false", "true")), default=0)
+        return int(min(self.losses.by_class.get(name, 0.0) for name in ("false", "true")))
 
     @property
     def _rival_name(self) -> str:
@@ -244,6 +251,13 @@ class Trial(msgspec.Struct, kw_only=True):
 
     def _decision(self, action: Any, rule: str, reason: str, share: float = 0.0) -> Decision:
         return Decision(action, rule, reason, self.figures(self.losses.task), share)
+
+
+def _share_of(example: Example, pipeline: Pipeline) -> float:
+    """What a label counts, 0 to 1: in proportion to 1 / propensity, and bounded, as a bet must be."""
+    if example.propensity is None or not pipeline.labelling:
+        return 1.0
+    return min(1.0, 1.0 / (uniform_every(pipeline.labelling) * example.propensity))
 
 
 def _of(example: Example, base: str) -> Served | None:

@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import pytest
 
 from stream.adapters.file_pipelines import LoadedPipeline, load_pipeline
 from stream.batch import annotation
 from stream.batch.annotation import annotators_agree, put_answer, take_requests
 from stream.batch.label_requests import open_requests
-from stream.core.records import Record
 from stream.errors import Unavailable
 from stream.lifecycle import Labelling
-from stream.messages import LabelRequest
+from tests.support.asking import ask_about, labels
 from tests.support.world import PIPELINE_FILE, World
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 HOUR_MS = 3_600_000
-
-
-def ask_about(world: World, numbers: range) -> None:
-    now_ms = int(time.time() * 1_000)  # Kafka deletes what is older than its topic's retention, at any moment
-    for number in numbers:
-        body = LabelRequest(
-            event_id=f"e{number}", features={"amount": 1.0, "what": "<b>|[x](http://evil)"}, prediction=True,
-            uncertainty=0.4, reason="uncertain", expires_at_ms=10**15, probabilities={"true": 0.6, "false": 0.4},
-            requested_at_ms=number,
-        )  # fmt: skip
-        world.produce([Record("label_requests", number % 2, 0, now_ms + number, b"card", msgspec.json.encode(body))])
 
 
 def said(option: str, by: str = "ann", text: str | None = None) -> dict[str, Any]:
@@ -43,15 +31,11 @@ def said(option: str, by: str = "ann", text: str | None = None) -> dict[str, Any
     return {"chosen_options": [option], "params_input": params, "responded_by_user": {"id": by, "name": by}}
 
 
-def labels(world: World) -> list[dict[str, Any]]:
-    return [msgspec.json.decode(r.value or b"") for records in world.read("labels").values() for r in records]
-
-
 @pytest.fixture
 def loaded(world: World) -> Callable[..., LoadedPipeline]:
     def load(**labelling: Any) -> LoadedPipeline:
         found = load_pipeline(PIPELINE_FILE)
-        return found._replace(pipeline=replace(found.pipeline, labelling=Labelling(**labelling)))
+        return found._replace(pipeline=replace(world.pipeline, labelling=Labelling(**labelling)))
 
     return load
 
@@ -153,3 +137,9 @@ def test_two_annotators_and_their_agreement(world: World, loaded: Callable[..., 
     agreed = annotators_agree(world.settings, world.name)
     assert agreed is not None
     assert (agreed.items, agreed.share) == (2, 0.5)
+    command = [sys.executable, "-m", "stream.cli", "label", str(PIPELINE_FILE), "--agreement"]
+    shown = subprocess.run(
+        command, env=world.environment, capture_output=True, text=True, timeout=60, check=True
+    ).stdout  # fmt: skip
+    assert shown.split(", Cohen")[0] == "2 items with two answers: 50.0% agree"
+    assert "kappa 0.000" in shown

@@ -488,11 +488,11 @@ def test_rare_classes_need_labels_before_a_candidate_wins():
     live.release(right(0.99))
     trial = live.step.slots.trial
     assert trial is not None
-    trial.losses.labels = {"false": 10_000, "true": 10}
+    trial.losses.by_class = {"false": 10_000.0, "true": 10.0}
     trial.labels = trial.stage_labels = 10_000
     trial.step = 1
     trial.evidence.log_better = [10.0] * 5
     assert trial._decide(live.pipeline) is None
-    trial.losses.labels["true"] = 60
+    trial.losses.by_class["true"] = 60.0
     decision = trial._decide(live.pipeline)
     assert decision is not None and decision.action == "promoted"

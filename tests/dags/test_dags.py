@@ -54,28 +54,38 @@ def test_a_dag_file_is_thin_and_imports_nothing_heavy(file: Path):
 
 
 @pytest.fixture(scope="module")
-def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What Airflow makes of the files, with three pipelines; the second time, as the dag-processor does."""
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Of Airflow, with three pipelines."""
     folder = tmp_path_factory.mktemp("pipelines")
     retrains = {"cards": "schedule='0 3 * * *', automation='approval'", "loans": "", "quiet": "on_drift=False"}
     asks = {"quiet": "Labelling()"}
     for name, retrain in retrains.items():
         (folder / f"{name}.py").write_text(PIPELINE.format(name=name, retrain=retrain, labelling=asks.get(name)))
     (folder / "generator.py").write_text("raise RuntimeError('not a pipeline file')\n")
-    environment = {
+    return {
         "AIRFLOW_HOME": str(folder / "home"),
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
         "DRIFTLOOP_PIPELINES": str(folder),
         "DRIFTLOOP_PIPELINES_CACHE": str(folder / "cache"),
         "PATH": "/usr/bin:/bin",
     }
-    for _ in range(2):
-        answer = subprocess.run(
-            [str(PYTHON), "-c", LOAD, str(ROOT / "dags")],
-            env=environment, capture_output=True, text=True, timeout=100, check=False,
-        )  # fmt: skip
-        assert answer.returncode == 0, answer.stderr[-2000:]
+
+
+def said(code: str, environment: dict[str, str]) -> dict[str, Any]:
+    """The JSON that a program prints last, run where Airflow is installed."""
+    answer = subprocess.run(
+        [str(PYTHON), "-c", code, str(ROOT / "dags")],
+        env=environment, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr[-2000:]
     return dict(json.loads(answer.stdout.splitlines()[-1]))
+
+
+@pytest.fixture(scope="module")
+def parsed(environment: dict[str, str]) -> dict[str, Any]:
+    """What Airflow makes of the files; the second time, as the dag-processor does."""
+    said(LOAD, environment)
+    return said(LOAD, environment)
 
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -109,3 +119,23 @@ def test_a_person_is_asked_where_the_pipeline_wants_it(parsed: dict[str, Any]):
 def test_parsing_is_quick_and_runs_no_pipeline_file(parsed: dict[str, Any]):
     assert not HEAVY & set(parsed["modules"])
     assert parsed["parse_s"] < 5.0  # 0.2 s on an idle machine; a pipeline's imports alone take longer
+
+
+def test_with_a_connection_to_label_studio_requests_go_there(environment: dict[str, str]):
+    there = {**environment, "DRIFTLOOP_LABEL_STUDIO_CONNECTION": "studio"}
+    found = said(LOAD, there)
+    assert found["errors"] == {}
+    assert found["dags"]["label_requests__quiet"] == ["exchange"]
+    assert found["active"]["label_requests__quiet"] == 1
+    where = "import json; from stream.airflow.labelling import label_studio; print(json.dumps(label_studio()))"
+    for connection, url in (
+        ({"conn_type": "http", "host": "labels.example.org", "password": "t0k"}, "https://labels.example.org"),
+        (
+            {"conn_type": "http", "host": "labels", "schema": "http", "port": 8080, "password": "t0k"},
+            "http://labels:8080",
+        ),
+        ({"conn_type": "http", "host": "http://labels/studio", "password": "t0k"}, "http://labels/studio"),
+    ):
+        assert said(where, {**there, "AIRFLOW_CONN_STUDIO": json.dumps(connection)}) == {"url": url, "token": "t0k"}
+    settings = {"DRIFTLOOP_LABEL_STUDIO_URL": "http://labels", "DRIFTLOOP_LABEL_STUDIO_TOKEN": "t"}
+    assert said(where, {**environment, **settings}) == {"url": "http://labels", "token": "t"}
