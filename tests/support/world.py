@@ -42,6 +42,7 @@ class World:
         missing: str = "default",
         reads: str = "",
         labelling: str = "",
+        objectives: str = "",
         file: Path = PIPELINE_FILE,
     ) -> None:
         self.stack = stack
@@ -50,7 +51,7 @@ class World:
         self.partitions = partitions
         self._environment = {
             "DRIFTLOOP_TEST_NAME": name, "DRIFTLOOP_TEST_MISSING": missing, "DRIFTLOOP_TEST_READS": reads,
-            "DRIFTLOOP_TEST_LABELLING": labelling,
+            "DRIFTLOOP_TEST_LABELLING": labelling, "DRIFTLOOP_TEST_OBJECTIVES": objectives,
         }  # fmt: skip
         with environment(self._environment):
             self.pipeline = load_pipeline(file).pipeline
