@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import polars  # noqa: F401 - its first import sets a variable of its allocator, which is not the tests' doing
 import pytest
 import typer
 
