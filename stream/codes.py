@@ -28,7 +28,7 @@ class Section(NamedTuple):
 
 EXITS = Section(
     "Exit codes",
-    "Of every command. `driftloop up` starts a worker that failed again; whatever runs your workers should do so for 1 only.",
+    "Of every command. `driftloop up` starts a worker that failed again; whatever runs your workers should do so for 1, and for one that was killed.",
     (
         Code("0", "It is done; a worker was asked to stop (SIGTERM) and stopped in order", "nothing"),
         Code("1", "It failed: a server does not answer, a worker lost its partition; or what was asked is not so "

@@ -51,6 +51,15 @@ def test_links_lead_somewhere(document: Path):
         assert not anchor or anchor in anchors(there), f"{target}#{anchor}: there are {sorted(anchors(there))}"
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files_that_are_named_exist(document: Path):
+    text = document.read_text()
+    for path in re.findall(r"`((?:stream|tests|docs|bench|deploy|dags|examples|requirements|schemas)/[\w./-]*)`", text):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"`((?:core|adapters|worker|batch|cli|local|airflow)/[\w./-]*)`", text):
+        assert (ROOT / "stream" / path).exists(), f"stream/{path}"
+
+
 def test_every_page_is_in_the_index():
     linked = {
         (ROOT / "docs" / target).resolve() for target, _ in LINK.findall((ROOT / "docs" / "README.md").read_text())
