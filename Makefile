@@ -91,7 +91,10 @@ screenshots: install  ## docs/images/ anew, from a running stack; needs Chromium
 schemas: install  ## write schemas/ anew from stream/messages.py
 	$(BIN)/python -m stream.contracts
 
+reference: install schemas  ## write docs/reference/ anew from the code
+	PYTHONPATH=. $(BIN)/python docs/make_reference.py
+
 clean:  ## remove what was installed and what the local stack stored
 	rm -rf $(VENV) .venv-airflow .venv-mlflow .venv-bench-quix .venv-bench-bytewax .driftloop
 
-.PHONY: help install install-airflow install-mlflow check test test-quick demo demo-quick bench bench-peers dashboard screenshots schemas clean
+.PHONY: help install install-airflow install-mlflow check test test-quick demo demo-quick bench bench-peers dashboard screenshots schemas reference clean

@@ -51,7 +51,7 @@ class ConfigurationError(DriftloopError):
 
 
 class StartupRefused(DriftloopError):
-    """Starting would lose or corrupt data. `code` is stable and documented in docs/operating.md."""
+    """Starting would lose or corrupt data. `code` is stable and explained in stream/codes.py."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"{code}: {message}")

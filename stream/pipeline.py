@@ -101,7 +101,11 @@ class Labels:
 
 @dataclass(frozen=True, kw_only=True)
 class Explain:
-    """How many contributions a prediction lists (the largest by magnitude); the others are summed up in `rest`."""
+    """How predictions are explained.
+
+    Args:
+        top: contributions that a prediction lists, the largest by magnitude; the others are summed up in `rest`.
+    """
 
     top: int = 5
 
@@ -168,6 +172,7 @@ class Pipeline:
         params: what `model` is called with; `seed` is added.
         search_space: what retraining tries for `params`: name -> `search_space.number(...)`, `whole(...)`, `choice(...)`.
         entity_features: from `stream.entity`; computed from the entity's history before each event.
+        labels: `Labels(...)`, the label rules.
         threshold: binary: the probability from which the prediction is true; anomaly: the score.
         explain: True, False or `Explain(top=...)`.
         drift: True, False or `Drift(...)`.
@@ -178,6 +183,8 @@ class Pipeline:
         rollout: `Rollout(...)`, how a candidate becomes the champion.
         objectives: `Objectives(...)`, what is promised to users.
         labelling: `Labelling(...)`, which events people are asked to label; None or False: none.
+        limits: `Limits(...)`, bounds that keep one bad producer or model from harming the rest.
+        seed: of all randomness, and `params["seed"]`.
         reads: the name of another pipeline, whose `events` and `labels` this one reads in place of topics of its own: a new
             version beside the one that serves. What it writes, and all its state, is its own.
 

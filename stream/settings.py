@@ -26,20 +26,26 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
     brokers: str = Field("127.0.0.1:9092", description="Kafka bootstrap servers, comma-separated")
-    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = "SCRAM-SHA-512"
-    kafka_sasl_username: str | None = None
-    kafka_sasl_password: SecretStr | None = None
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="SSL is TLS; SASL is with a user"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
+        "SCRAM-SHA-512", description="how the user is proved, where the protocol is a SASL one"
+    )
+    kafka_sasl_username: str | None = Field(None, description="the user, where the protocol is a SASL one")
+    kafka_sasl_password: SecretStr | None = Field(None, description="its password")
     kafka_ssl_ca_location: Path | None = Field(None, description="PEM file of the certificate authority")
-    kafka_ssl_certificate_location: Path | None = None
-    kafka_ssl_key_location: Path | None = None
+    kafka_ssl_certificate_location: Path | None = Field(
+        None, description="PEM file of our own certificate, where brokers ask for one"
+    )
+    kafka_ssl_key_location: Path | None = Field(None, description="PEM file of its key")
     replication_factor: int = Field(1, ge=1, description="of the topics that driftloop creates")
     partitions: int = Field(4, ge=1, le=10_000, description="of events and labels, when driftloop creates them")
 
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"), description="redis://, rediss:// (TLS) or unix://"
     )
-    redis_timeout_s: float = Field(5.0, gt=0)
+    redis_timeout_s: float = Field(5.0, gt=0, description="how long an answer may take; then the call is in doubt")
 
     signing_key: SecretStr | None = Field(None, description="signs model snapshots; at least 32 characters")
     signing_keys_old: SecretStr | None = Field(None, description="still accepted, comma-separated, for rotation")

@@ -57,6 +57,17 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]], str]]]] = [
                 ('sum by (timing) (rate(driftloop_labels_total{pipeline="$pipeline"}[5m]))', "{{timing}}")], "timeseries"),
             ("Dead letters by code", "reqps", [
                 ('sum by (code) (rate(driftloop_dead_letters_total{pipeline="$pipeline"}[5m]))', "{{code}}")], "timeseries"),
+            ("Label budget, requests in a day", "short", [
+                ('sum(increase(driftloop_label_budget_allowed_total{pipeline="$pipeline"}[1d]))', "allowed"),
+                ('sum(increase(driftloop_label_budget_spent_total{pipeline="$pipeline"}[1d]))', "spent"),
+                ('sum(increase(driftloop_label_requests_answered_total{pipeline="$pipeline"}[1d]))', "answered")], "timeseries"),
+            ("Objectives: 1 kept, 0 broken", "short", [
+                ('driftloop_objective_kept{pipeline="$pipeline"}', "{{objective}}")], "timeseries"),
+        ],
+    ),
+    (
+        "Workers",
+        [
             ("Partitions owned", "short", [
                 ('sum by (role) (driftloop_worker_partitions{pipeline="$pipeline"})', "{{role}}")], "timeseries"),
             ("Memory of workers", "bytes", [("process_resident_memory_bytes", "{{instance}}")], "timeseries"),

@@ -22,7 +22,7 @@ JUDGED_EVENTS = 100  # fewer say nothing about labels
 
 
 class Finding(NamedTuple):
-    """`code` is stable and explained in docs/operating.md."""
+    """`code` is stable and explained in stream/codes.py."""
 
     code: str
     finding: str
@@ -44,7 +44,7 @@ def topics_fit(facts: Facts) -> Iterator[Finding]:
         yield Finding("topic_missing", "no topic of this pipeline exists", "driftloop topics <file>")
     if error := facts.failures.get("topics"):
         code, _, text = error.partition(": ")
-        yield Finding(code, text, "docs/operating.md, A worker refuses to start")
+        yield Finding(code, text, "docs/reference/codes.md, A worker refuses to start")
     for warning in facts.warnings:
         if "retention.ms" not in warning:  # that has a check of its own, by what is needed
             yield Finding("topic_differs", warning, "kafka-configs.sh --alter, or know why it is so")
@@ -198,7 +198,7 @@ def keys_are_good(facts: Facts) -> Iterator[Finding]:
             continue
         except SnapshotRefused as error:
             if error.code != "snapshot_not_signed_by_us":
-                yield Finding(error.code, str(error), "docs/operating.md, Snapshots")
+                yield Finding(error.code, str(error), "docs/reference/codes.md, Snapshots and bases")
                 return
             continue
         if number:

@@ -19,7 +19,10 @@ __all__ = ["doctor"]
 console = Console()
 
 
-def doctor(pipeline_file: PipelineFile, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+def doctor(
+    pipeline_file: PipelineFile,
+    as_json: Annotated[bool, typer.Option("--json", help="print everything as one JSON document")] = False,
+) -> None:
     """Look at Kafka, Redis, workers, labels, clocks, keys and stores; say what is wrong and what to do. Exit code 1 if so."""
     from stream.cli.checks import CHECKS, examine
     from stream.cli.facts import gather

@@ -106,7 +106,9 @@ def _rehearse(loaded: LoadedPipeline) -> None:
 def worker(
     pipeline_file: PipelineFile,
     role: Annotated[str, typer.Option("--role", help="score or learn")],
-    log_level: Annotated[str, typer.Option("--log-level")] = "warning",
+    log_level: Annotated[
+        str, typer.Option("--log-level", help="of everything but driftloop's own lines, which begin at info")
+    ] = "warning",
 ) -> None:
     """Run one worker: score (events to predictions) or learn (examples to a better model)."""
     if role not in ("score", "learn"):
@@ -407,7 +409,7 @@ def dead_letters(
 def status(
     pipeline_file: PipelineFile,
     watch: Annotated[bool, typer.Option("--watch", help="refresh every second until Ctrl-C")] = False,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print everything as one JSON document")] = False,
 ) -> None:
     """One screen: flow, lag, labels, the model and how good it is beside the baselines."""
     from stream.core.objectives import Judged, judge
@@ -417,7 +419,8 @@ def status(
 
     def now() -> tuple[PipelineStatus, list[Judged]]:
         status = read_status(settings, pipeline.name, pipeline.reads)
-        return status, judge(pipeline, status.learner, label_coverage=status.label_coverage())
+        figures = {"label_coverage": status.label_coverage(), "latency_p99_ms": status.latency_p99_ms}
+        return status, judge(pipeline, status.learner, **figures)
 
     if as_json:
         status, judged = now()

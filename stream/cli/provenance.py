@@ -82,7 +82,7 @@ def unlearn(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be done")] = False,
     and_release: Annotated[bool, typer.Option("--release", help="roll the new model out as any candidate")] = False,
     reason: Annotated[str, typer.Option(help="why; it stays in the record")] = "",
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print everything as one JSON document")] = False,
 ) -> None:
     """Build the champion again from the nearest base, without the examples of bad labels: by offsets, source or time."""
     from stream.batch.unlearning import unlearn as take_back

@@ -39,7 +39,7 @@ BaseName = Annotated[str, typer.Argument(help="the model's base, such as 84c5abf
 
 def models(
     pipeline_file: PipelineFile,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print everything as one JSON document")] = False,
 ) -> None:
     """Which models are live, how the trial stands, what waits, and which bases could be released."""
     from stream.batch.releasing import pending

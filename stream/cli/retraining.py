@@ -28,7 +28,7 @@ def retrain(
         int | None, typer.Option(min=0, help="learn from examples from this offset on (a drift's from_offset)")
     ] = None,
     run: Annotated[str | None, typer.Option(help="the run's name; the same again goes on where it was")] = None,
-    as_json: Annotated[bool, typer.Option("--json")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print everything as one JSON document")] = False,
 ) -> None:
     """Archive, search, fit, compare with the champion and release: a whole retraining without Airflow, without approval."""
     for package, extra in NEEDED.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,14 +17,16 @@ from rich.text import Text
 from stream.adapters.kafka_topics import KafkaTopics
 from stream.adapters.redis_connections import redis_client
 from stream.adapters.redis_models import RedisControl, RedisModelStore, examples_from
+from stream.adapters.redis_telemetry import RedisTelemetry
 from stream.core.beginning import Beginning
 from stream.core.estimating import estimate
-from stream.core.objectives import Judged
+from stream.core.objectives import Judged, coverage_of
 from stream.core.remembering import Meta
 from stream.errors import Unavailable
 from stream.messages import Drift
 from stream.settings import Settings
 from stream.topics import TopicNames
+from stream.worker.telemetry import age_p99_ms, merged
 
 if TYPE_CHECKING:  # what it needs is slow to import
     from stream.batch.exact import ExactReplay
@@ -76,6 +79,7 @@ class PipelineStatus(msgspec.Struct):
     control: dict[str, str]
     oldest: dict[str, dict[int, int]] = {}  # topic -> partition -> log start
     estimated: dict[str, Any] | None = None  # quality while labels are missing, where they are asked for
+    latency_p99_ms: float | None = None  # from an event's timestamp to its prediction, in the last minute
 
     def lag(self, topic: str) -> int:
         ends = self.ends.get(topic, {})
@@ -104,9 +108,7 @@ class PipelineStatus(msgspec.Struct):
 
     def label_coverage(self) -> float | None:
         """Labels that somebody gave, per prediction so far; None before the first."""
-        counts = self.counts()
-        given = sum(counts.get(f"{timing}_labels", 0) for timing in ("on_time", "early", "late"))
-        return given / counts["predictions"] if counts.get("predictions") else None
+        return coverage_of(self.counts())
 
 
 def read_status(settings: Settings, name: str, reads: str | None = None) -> PipelineStatus:
@@ -137,7 +139,8 @@ async def _read_status(settings: Settings, names: TopicNames) -> PipelineStatus:
         if learner is not None:
             asking = [meta.labelling.quality for meta in partitions.values() if meta.labelling is not None]
             estimated = estimate(asking, learner["metrics"]["task"])
-        return PipelineStatus(name, partitions, ends, learner, control, oldest, estimated)
+        reports, _ = merged(await RedisTelemetry(client, name).reports(), int(time.time() * 1e3))
+        return PipelineStatus(name, partitions, ends, learner, control, oldest, estimated, age_p99_ms(reports))
     except RedisError as error:
         raise Unavailable(f"Redis: {type(error).__name__}: {error}; check DRIFTLOOP_REDIS_URL") from error
     finally:

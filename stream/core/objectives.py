@@ -12,7 +12,7 @@ from stream import entity
 from stream.core.evaluating import KEY_FIGURE
 from stream.pipeline import Pipeline
 
-__all__ = ["Delays", "Judged", "judge"]
+__all__ = ["Delays", "Judged", "coverage_of", "judge"]
 
 PER_DOUBLING = 4
 
@@ -24,6 +24,7 @@ class Judged(msgspec.Struct, frozen=True):
     wanted: str
     now: float | None
     kept: bool | None
+    target: float = math.nan  # what `wanted` says, as a number
 
 
 class Delays(msgspec.Struct, array_like=True):
@@ -55,6 +56,19 @@ class Delays(msgspec.Struct, array_like=True):
     def report(self) -> dict[str, float | None]:
         """p50, p90 and p99."""
         return {f"p{round(share * 100)}": self.quantile(share) for share in (0.5, 0.9, 0.99)}
+
+
+def coverage_of(counts: Mapping[str, int]) -> float | None:
+    """Labels that somebody gave, per prediction, 0 to 1; None before the first prediction.
+
+    Args:
+        counts: of the score stage's state, all partitions together.
+
+    >>> coverage_of({"predictions": 10, "on_time_labels": 3, "late_labels": 1, "duplicate_labels": 2})
+    0.4
+    """
+    given = sum(counts.get(f"{timing}_labels", 0) for timing in ("on_time", "early", "late"))
+    return given / counts["predictions"] if counts.get("predictions") else None
 
 
 def judge(
@@ -93,4 +107,4 @@ def judge(
 
 def _judged(name: str, wanted: float, now: float | None, *, most: bool) -> Judged:
     kept = None if now is None else (now <= wanted if most else now >= wanted)
-    return Judged(name, f"{'at most' if most else 'at least'} {wanted:g}", now, kept)
+    return Judged(name, f"{'at most' if most else 'at least'} {wanted:g}", now, kept, wanted)

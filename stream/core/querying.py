@@ -39,7 +39,7 @@ from stream.core.remembering import QueryState
 from stream.core.scores import BINS, bin_of
 from stream.lifecycle import Labelling
 
-__all__ = ["Asked", "Querying", "disagreement_of", "uniform_every"]
+__all__ = ["Asked", "Querying", "budget_of", "disagreement_of", "uniform_every"]
 
 DAY_MS = 86_400_000
 WHOLE = 1_000_000  # what one request costs; credit is counted in whole millionths, so nothing is rounded
@@ -301,6 +301,11 @@ class Querying:
         """A label came for an event that nobody was asked about: its segments need so much less."""
         for counted in self._counts(features):
             counted[1] += 1
+
+
+def budget_of(labelling: Labelling, state: QueryState) -> tuple[float, int]:
+    """Of one partition: requests that `per_1000` allows for the events so far, and those that were spent."""
+    return state.events * labelling.per_1000 / 1_000, state.asked
 
 
 def disagreement_of(

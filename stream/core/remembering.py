@@ -8,7 +8,7 @@ with the label delay. What happens, and when, depends on the records alone, neve
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -27,6 +27,7 @@ __all__ = [
     "Remembered",
     "decode_remembered",
     "encode_remembered",
+    "summed",
 ]
 
 
@@ -67,6 +68,19 @@ class Meta(msgspec.Struct):
     counts: dict[str, int] = {}
     sources: dict[str, int] = {}  # first labels of late, by capped beginning of their sources; "" is all
     labelling: LabellingState | None = None  # where labels are asked for
+
+
+def summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Counts of several partitions together.
+
+    >>> summed([{"events": 2}, {"events": 3, "labels": 1}])
+    {'events': 5, 'labels': 1}
+    """
+    total: dict[str, int] = {}
+    for its in counts:
+        for name, count in its.items():
+            total[name] = total.get(name, 0) + count
+    return total
 
 
 class Beside(msgspec.Struct, array_like=True, gc=False):

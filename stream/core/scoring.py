@@ -376,6 +376,8 @@ class ScoreStep:
             self._changed[label.event_id] = None
             if self._labeller is not None and example.timing != "correction":
                 self._labeller.labelled(remembered, label.label)
+                if remembered.requested is not None:
+                    self._count("label_requests_answered")
             self._emit_example(record.timestamp_ms, example)
 
     def _pass_time(self, moved_at_ms: int) -> None:

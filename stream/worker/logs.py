@@ -1,4 +1,4 @@
-"""How a worker's log lines look: text for people, or JSON for collectors. Codes are stable and documented in docs/operating.md."""
+"""How a worker's log lines look: text for people, or JSON for collectors. Codes are stable and explained in stream/codes.py."""
 
 from __future__ import annotations
 

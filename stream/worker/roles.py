@@ -413,6 +413,7 @@ class ScoreRole(_Role):
             age=(list(owned.age.counts), owned.age.sum_s),
             scoring_recent=owned.scoring.recent(now_s),
             age_recent=owned.age.recent(now_s),
+            label_budget=owned.label_budget,
         )
 
     def _log_end(self, number: int) -> Callable[[str], int]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from stream.core.querying import budget_of
 from stream.core.records import Record
 from stream.core.scoring import ERROR_HEADER, LiveModel, ScoreStep
 from stream.errors import Fenced, StartupRefused
@@ -213,6 +214,12 @@ class ScorePartition(Owner):
     @property
     def counts(self) -> dict[str, int]:
         return self._step.meta.counts
+
+    @property
+    def label_budget(self) -> tuple[float, int] | None:
+        """Label requests that are allowed for the events so far, and those that were spent; None: nobody is asked."""
+        labelling, state = self._pipeline.labelling, self._step.meta.labelling
+        return None if not labelling or state is None else budget_of(labelling, state.query)
 
     async def _trim(self) -> None:
         up_to = self._published_up_to

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
 import redis.asyncio as aioredis
 from redis.exceptions import RedisError
 
@@ -21,13 +22,16 @@ from stream.adapters.redis_state import RedisStateStore
 from stream.adapters.redis_telemetry import RedisTelemetry
 from stream.core.beginning import Beginning
 from stream.core.model_bases import configuration_of
+from stream.core.objectives import Judged, coverage_of, judge
+from stream.core.remembering import Meta, summed
 from stream.errors import StartupRefused, Unavailable
+from stream.lifecycle import Objectives
 from stream.pipeline import Pipeline
 from stream.settings import Settings
 from stream.topics import INPUTS, TopicNames
 from stream.worker.app import WorkerApp
 from stream.worker.roles import LearnRole, ScoreRole
-from stream.worker.telemetry import Telemetry
+from stream.worker.telemetry import Report, Telemetry, age_p99_ms
 from stream.worker.web.gathering import Gatherer
 from stream.worker.web.metrics import WorkerMetrics, registry
 from stream.worker.web.serving import Server, WebThread
@@ -140,10 +144,31 @@ async def create_worker(
         log_of_examples = ExampleLog(settings.kafka(), names, settings.archive_url)
         owner = LearnRole(*shared, claimed.examples_from, bases, log_of_examples.batches)
     told = RedisTelemetry(redis_client(**settings.redis()), pipeline.name)
-    telemetry = Telemetry(told, role, owner.look, lambda: models.status(0))
+    judges = _judge(pipeline, told, claimed.cluster.topics["events"].partitions) if role == "learn" else None
+    telemetry = Telemetry(told, role, owner.look, lambda: models.status(0), judges)
     owner.tell(telemetry, _web(pipeline, settings, names, telemetry) if settings.web_port else None)
     topics = {topic: names[topic] for topic in owner.topics}
     return WorkerApp(f"{pipeline.name}-{role}", owner, topics, settings)
+
+
+def _judge(
+    pipeline: Pipeline, told: RedisTelemetry, partitions: int
+) -> Callable[[bytes, Sequence[Report]], Awaitable[list[Judged]]]:
+    """Judges the objectives: the learner knows the quality, Redis the coverage, the scorers' reports the latency."""
+
+    async def judged(status: bytes, reports: Sequence[Report]) -> list[Judged]:
+        if pipeline.objectives == Objectives():  # none is declared: nothing is read for them
+            return []
+        stored = await told.metas(partitions)
+        try:
+            metas = [msgspec.json.decode(meta, type=Meta) for meta in stored if meta]
+            coverage = coverage_of(summed(meta.counts for meta in metas))
+        except msgspec.DecodeError:  # damaged: the page says so
+            coverage = None
+        learner = msgspec.json.decode(status)
+        return judge(pipeline, learner, label_coverage=coverage, latency_p99_ms=age_p99_ms(reports))
+
+    return judged
 
 
 def _web(pipeline: Pipeline, settings: Settings, names: TopicNames, telemetry: Telemetry) -> WebThread:

@@ -11,17 +11,20 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from stream.adapters.redis_telemetry import RedisTelemetry
 from stream.core.evaluating import KEY_FIGURE
+from stream.core.objectives import Judged
 from stream.errors import Unavailable
 from stream.worker.latencies import percentile_s
 
-__all__ = ["STALE_MS", "PartitionLook", "PartitionReport", "Point", "Report", "Telemetry", "TrialPoint", "merged"]
+__all__ = [
+    "STALE_MS", "PartitionLook", "PartitionReport", "Point", "Report", "Telemetry", "TrialPoint", "age_p99_ms", "merged"
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,7 @@ class PartitionLook(msgspec.Struct, frozen=True):
     age: tuple[list[int], float] | None = None  # seconds from the event's Kafka timestamp to publication
     scoring_recent: list[int] = []  # of the last minute
     age_recent: list[int] = []
+    label_budget: tuple[float, int] | None = None  # requests allowed and spent, where labels are asked for
 
 
 class PartitionReport(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -101,16 +105,20 @@ class Telemetry:
         role: str,
         look: Callable[[], dict[int, PartitionLook]],
         status: Callable[[], Any],
+        judge: Callable[[bytes, Sequence[Report]], Awaitable[list[Judged]]] | None = None,
     ) -> None:
+        """`judge`: of the learner's status and everybody's reports, how the declared objectives stand."""
         self.worker = f"{socket.gethostname()}-{os.getpid()}"
         self.role = role
         self.started_at_ms = int(time.time() * 1e3)
         self.latest: Mapping[int, PartitionLook] = {}
         self.status: bytes | None = None  # the learner's, as Redis has it; of a scorer None
+        self.judged: Sequence[Judged] = ()  # the objectives; of a scorer none
         self.looked_s = time.monotonic()
         self._store = store
         self._look = look
         self._read_status = status
+        self._judge = judge
         self._before: dict[int, tuple[float, int]] = {}
         self._next_point_s = 0.0
         self._last: tuple[int, float] = (-1, 0.0)  # offset and time of the last point
@@ -150,6 +158,9 @@ class Telemetry:
         if self.role != "learn" or 0 not in partitions:
             return
         self.status = await self._read_status()
+        if self._judge is not None and self.status is not None:
+            reports, _ = merged(await self._store.reports(), now_ms)
+            self.judged = await self._judge(self.status, reports)
         if time.monotonic() >= self._next_point_s:
             self._next_point_s = time.monotonic() + POINT_S - REPORT_S  # it is looked at every two seconds
             await self._add_point(now_ms)
@@ -189,6 +200,13 @@ def merged(stored: Mapping[str, bytes], now_ms: int) -> tuple[list[Report], list
         elif now_ms - report.at_ms > 6 * STALE_MS:
             gone.append(name)
     return alive, gone
+
+
+def age_p99_ms(reports: Sequence[Report]) -> float | None:
+    """From an event's timestamp to its prediction, 99 %, of the last minute and all workers; None without events."""
+    rows = [p.age for report in reports if report.role == "score" for p in report.partitions.values() if p.age]
+    found = percentile_s([sum(column) for column in zip(*rows, strict=False)], 0.99)
+    return None if found is None else found * 1e3
 
 
 def _point(status: Mapping[str, Any], reports: list[Report], now_ms: int) -> Point:

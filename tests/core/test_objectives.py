@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream import Objectives
-from stream.core.objectives import Delays, judge
+from stream.core.objectives import Delays, coverage_of, judge
 from stream.errors import ConfigurationError
 from tests.support.records import pipeline_of
 
@@ -37,6 +37,13 @@ def test_nothing_is_said_of_what_is_not_known():
     found = judge(pipeline_of(objectives=ALL), None)
     assert {one.kept for one in found} == {None}
     assert judge(pipeline_of(), learner(0.1, 0.1, 1.0)) == []
+    assert [one.target for one in found] == [0.5, 0.1, 100.0, 3_600_000, 0.9]
+
+
+def test_coverage_counts_labels_that_somebody_gave():
+    counts = {"predictions": 20, "on_time_labels": 3, "early_labels": 1, "late_labels": 1, "default_labels": 9}
+    assert coverage_of(counts) == 0.25
+    assert coverage_of({"on_time_labels": 3}) is None
 
 
 def test_of_an_error_less_is_better():

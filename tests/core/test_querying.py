@@ -14,7 +14,7 @@ from river import tree
 
 from stream import Labelling, Labels
 from stream.core.explaining import Answer
-from stream.core.querying import DAY_MS, Asked, Querying, disagreement_of
+from stream.core.querying import DAY_MS, Asked, Querying, budget_of, disagreement_of
 from stream.core.records import Record
 from stream.core.remembering import QueryState
 from stream.core.scoring import BesideModel, LiveModel
@@ -79,6 +79,8 @@ def test_the_budget_is_never_exceeded(
             assert asked_here * 1_000 <= per_1000 * (number + 1) + 1e-6
         total, seen = total + asked_here, seen + len(events) * times
         assert it.state.asked == asked_here
+        allowed, spent = budget_of(labelling, it.state)
+        assert (spent, allowed) == (asked_here, pytest.approx(per_1000 * len(events) * times / 1_000))
     assert total * 1_000 <= per_1000 * seen + 1e-6
     if per_day is not None:
         assert max(by_day.values(), default=0) <= per_day
@@ -294,6 +296,7 @@ def test_a_request_says_why_and_the_example_carries_its_propensity():
     assert len(examples) == 20
     assert examples.keys() & asked.keys()
     assert examples.keys() - asked.keys()
+    assert outcome.counts()["label_requests_answered"] == len(examples.keys() & asked.keys())
     for event_id, example in examples.items():
         assert example.get("requested", False) == (event_id in asked)
         assert example.get("propensity") == (asked[event_id].propensity if event_id in asked else None)

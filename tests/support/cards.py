@@ -8,7 +8,7 @@ from typing import Any
 
 from river import linear_model, preprocessing
 
-from stream import Labelling, Labels, Pipeline, Rollout, entity, number
+from stream import Labelling, Labels, Objectives, Pipeline, Rollout, entity, number
 from stream.pipeline import Limits
 
 MISSING: dict[str, Any] = {"missing": "default", "default": False}
@@ -17,6 +17,9 @@ if os.environ.get("DRIFTLOOP_TEST_MISSING") == "none":
 LABELLING = None
 if per_1000 := os.environ.get("DRIFTLOOP_TEST_LABELLING"):
     LABELLING = Labelling(per_1000=float(per_1000), per_day=5_000, warm_up=40)
+OBJECTIVES = Objectives()
+if os.environ.get("DRIFTLOOP_TEST_OBJECTIVES"):  # one that is kept, one that cannot be, and two of the flow
+    OBJECTIVES = Objectives(quality=0.0, skill=1.5, latency_p99_ms=1e9, label_coverage=0.01)
 PACE_S = float(os.environ.get("DRIFTLOOP_TEST_PACE_S", "0"))
 # A trial that soon answers half of the entities and then waits for a person.
 TRIAL = Rollout(
@@ -61,6 +64,7 @@ pipeline = Pipeline(
     reads=os.environ.get("DRIFTLOOP_TEST_READS") or None,
     rollout=ROLLOUT,
     labelling=LABELLING,
+    objectives=OBJECTIVES,
     labels=Labels(wait="10m", keep_late="5m", early_wait="5m", **MISSING),
     limits=Limits(entity_idle="20m", record_bytes_max=int(os.environ.get("DRIFTLOOP_TEST_BYTES_MAX", "65536"))),
 )

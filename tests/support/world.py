@@ -43,6 +43,7 @@ class World:
         missing: str = "default",
         reads: str = "",
         labelling: str = "",
+        objectives: str = "",
         file: Path = PIPELINE_FILE,
     ) -> None:
         self.stack = stack
@@ -51,7 +52,7 @@ class World:
         self.partitions = partitions
         self._environment = {
             "DRIFTLOOP_TEST_NAME": name, "DRIFTLOOP_TEST_MISSING": missing, "DRIFTLOOP_TEST_READS": reads,
-            "DRIFTLOOP_TEST_LABELLING": labelling,
+            "DRIFTLOOP_TEST_LABELLING": labelling, "DRIFTLOOP_TEST_OBJECTIVES": objectives,
         }  # fmt: skip
         # Until it is closed: what a test calls in this process loads the pipeline file, too.
         self._until_closed = ExitStack()

@@ -19,11 +19,12 @@ from stream.adapters.redis_models import RedisControl, RedisModelStore
 from stream.adapters.redis_telemetry import RedisTelemetry
 from stream.core.beginning import Beginning
 from stream.core.evaluating import KEY_FIGURE
+from stream.core.objectives import coverage_of, judge
 from stream.core.records import Record
 from stream.core.remembering import Meta
 from stream.errors import DriftloopError
 from stream.pipeline import Pipeline
-from stream.worker.telemetry import Point, merged
+from stream.worker.telemetry import Point, age_p99_ms, merged
 from stream.worker.web import showing
 
 __all__ = ["Gatherer"]
@@ -178,6 +179,12 @@ class Gatherer:
             learner = None
             self._trouble["status"] = f"the learner's status is not one of ours: {type(error).__name__}: {error}"
         counts = showing.counts(self._metas)
+        judged = judge(
+            self._pipeline,
+            status if learner is not None else None,
+            label_coverage=coverage_of(counts),
+            latency_p99_ms=age_p99_ms(self._reports),
+        )
         return {
             "pipeline": self._pipeline.name,
             "task": task,
@@ -186,7 +193,9 @@ class Gatherer:
             "workers": showing.workers(self._reports),
             "flow": showing.flow(self._reports, self._metas, self._ends, self._starts, learner),
             "learner": learner,
+            "objectives": showing.objectives(judged),
             "labels": showing.labels(counts, learner),
+            "budget": showing.budget(self._pipeline.labelling or None, self._metas, counts),
             "dead": showing.dead_letters(counts, learner, self._records.get("dead_letters", [])),
             "predictions": showing.predictions(self._records.get("predictions", [])),
             "drifts": showing.drifts(self._records.get("drifts", [])),

@@ -56,6 +56,17 @@ METRICS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "driftloop_skill_ratio": ("gauge", ("baseline", "span"), "1 is perfect, 0 no better than the baseline."),
     "driftloop_judged_labels": ("gauge", ("span",), "Labels that the figures rest on."),
     "driftloop_segment_quality": ("gauge", ("segment", "value"), "The key figure in the window of a segment."),
+    "driftloop_objective_target": ("gauge", ("objective",), "What is promised, in the unit of the objective."),
+    "driftloop_objective_current": ("gauge", ("objective",), "Its figure now; no value while it is not known."),
+    "driftloop_objective_kept": ("gauge", ("objective",), "1 kept, 0 broken; no value while that is not known."),
+    "driftloop_label_requests": ("counter", ("partition",), "Label requests that were made."),
+    "driftloop_label_requests_answered": ("counter", ("partition",), "Labels of events that people were asked about."),
+    "driftloop_label_budget_allowed": (
+        "counter",
+        ("partition",),
+        "Requests that the budget allows for the events so far.",
+    ),
+    "driftloop_label_budget_spent": ("counter", ("partition",), "Requests that were spent of it."),
     "driftloop_drifts": ("counter", (), "Drifts that were told."),
     "driftloop_drift_active": ("gauge", (), "1 while a drift lasts."),
     "driftloop_drift_monitors": ("gauge", ("state",), "Monitors: all, and those that know what is usual."),
@@ -112,6 +123,11 @@ class WorkerMetrics(Collector):
         yield "worker_partitions", (role,), len(looks)
         for number, look in looks.items():
             yield from _partition(role, str(number), look)
+        if role == "learn" and looks:
+            for one in telemetry.judged:
+                yield "objective_target", (one.name,), one.target
+                yield "objective_current", (one.name,), one.now
+                yield "objective_kept", (one.name,), None if one.kept is None else int(one.kept)
         if role == "learn" and telemetry.status is not None and looks:
             try:
                 yield from _learner(msgspec.json.decode(telemetry.status), self._key)
@@ -150,6 +166,12 @@ def _partition(role: str, number: str, look: PartitionLook) -> Iterator[tuple[st
     for name, count in counts.items():
         if name.endswith("_labels"):
             yield "labels", (number, name.removesuffix("_labels")), count
+    if look.label_budget is not None:
+        allowed, spent = look.label_budget
+        yield "label_budget_allowed", (number,), allowed
+        yield "label_budget_spent", (number,), spent
+        for name in ("label_requests", "label_requests_answered"):
+            yield name, (number,), counts.get(name, 0)
     yield "scoring_seconds", (number,), look.scoring
     yield "event_age_seconds", (number,), look.age
 

@@ -8,15 +8,19 @@ from typing import Any
 import msgspec
 
 from stream.core.evaluating import KEY_FIGURE
+from stream.core.objectives import Judged
+from stream.core.querying import budget_of
 from stream.core.records import Record
-from stream.core.remembering import Meta
+from stream.core.remembering import Meta, summed
 from stream.core.scoring import ERROR_HEADER
+from stream.lifecycle import Labelling
 from stream.messages import Drift, Prediction, Release
 from stream.worker.latencies import percentile_s
 from stream.worker.telemetry import Point, Report
 
 __all__ = [
-    "counts", "course", "dead_letters", "drifts", "flow", "labels", "learner", "predictions", "releases", "workers"
+    "budget", "counts", "course", "dead_letters", "drifts", "flow", "labels", "learner", "objectives", "predictions",
+    "releases", "workers",
 ]  # fmt: skip
 
 POINTS_SHOWN = 300
@@ -39,11 +43,7 @@ def workers(reports: Sequence[Report]) -> list[dict[str, Any]]:
 
 def counts(metas: Sequence[Meta]) -> dict[str, int]:
     """Of all partitions together."""
-    total: dict[str, int] = {}
-    for meta in metas:
-        for name, count in meta.counts.items():
-            total[name] = total.get(name, 0) + count
-    return total
+    return summed(meta.counts for meta in metas)
 
 
 def _latency(counts: Sequence[int]) -> dict[str, Any] | None:
@@ -143,6 +143,28 @@ def learner(status: Mapping[str, Any], task: str) -> dict[str, Any]:
         "slots": status.get("slots", {}),
         "trial": status.get("trial"),
         "features": status.get("features", []),
+    }
+
+
+def objectives(judged: Sequence[Judged]) -> list[dict[str, Any]]:
+    """What was promised, and whether it is kept; `kept` is None while that is not known."""
+    return [{"name": one.name, "wanted": one.wanted, "now": one.now, "kept": one.kept} for one in judged]
+
+
+def budget(labelling: Labelling | None, metas: Sequence[Meta], counts: Mapping[str, int]) -> dict[str, Any] | None:
+    """Label requests: allowed, spent, answered, by all partitions together; None where nobody is asked."""
+    if labelling is None:
+        return None
+    states = [meta.labelling.query for meta in metas if meta.labelling is not None]
+    found = [budget_of(labelling, state) for state in states]
+    day = max((state.day for state in states), default=-1)
+    return {
+        "per_1000": labelling.per_1000,
+        "allowed": sum(allowed for allowed, _ in found),
+        "spent": sum(spent for _, spent in found),
+        "answered": counts.get("label_requests_answered", 0),
+        "per_day": labelling.per_day,
+        "today": sum(state.today for state in states if state.day == day),
     }
 
 

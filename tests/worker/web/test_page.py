@@ -42,12 +42,19 @@ class Served:
     """One world whose two workers have pages."""
 
     def __init__(self, stack: Stack) -> None:
-        self.world = PageWorld(stack, "page")
+        self.world = PageWorld(stack, "page", labelling="50", objectives="yes")
+        self.fed = False
         self.ports = {role: free_port() for role in ("learn", "score")}
         for role, port in self.ports.items():
             self.world.start(role, web_port=str(port))
         self.url = f"http://127.0.0.1:{self.ports['learn']}"
         self.world.wait(lambda: all(self.get(role, "/ready")[0] == 200 for role in self.ports), "workers to be ready")
+
+    def feed(self) -> None:
+        """Some thousand events and labels, once: tests that need no browser run where there is none, too."""
+        if not self.fed:
+            self.fed = True
+            self.world.produce(card_stream(4_000, poison=0.02, partitions=self.world.partitions))
 
     def get(self, role: str, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self.ports[role], timeout=10)
@@ -124,6 +131,9 @@ def test_an_empty_system_says_so(open_page: Callable[..., Page], served: Served)
     expect(tile(page, "Events per second")).to_have_text("0")
     expect(page.locator("#predictions")).to_contain_text("No prediction yet")
     expect(page.locator("#dead")).to_contain_text("Every record could be read")
+    expect(page.locator("#objectives li")).to_have_count(4)
+    expect(page.locator("#objectives")).to_contain_text("not known yet")
+    expect(page.locator("#budget")).to_contain_text("0 of 0 label requests")
     expect(page.locator("#slots")).to_contain_text("champion")
     expect(page.locator("#releases")).to_contain_text("the model of the pipeline file")
     expect(page.locator("#trouble")).to_be_hidden()
@@ -132,8 +142,7 @@ def test_an_empty_system_says_so(open_page: Callable[..., Page], served: Served)
 def test_it_shows_what_happens_while_it_happens(open_page: Callable[..., Page], served: Served):
     world = served.world
     page = open_page()
-    records = card_stream(4_000, poison=0.02, partitions=world.partitions)
-    world.produce(records)
+    served.feed()
     expect(page.locator("#predictions li").first).to_contain_text("%", timeout=TEXT_S)
     world.wait_settled()
     counts = world.status().counts()
@@ -156,7 +165,43 @@ def test_it_shows_what_happens_while_it_happens(open_page: Callable[..., Page], 
     )  # the model knows something now
 
 
+def test_promises_and_the_label_budget_are_those_of_the_state(open_page: Callable[..., Page], served: Served):
+    world = served.world
+    page = open_page()
+    world.wait_settled()
+    status = world.status()
+    states = [meta.labelling.query for meta in status.partitions.values() if meta.labelling is not None]
+    allowed, spent = sum(s.events for s in states) * 50 / 1_000, sum(s.asked for s in states)
+    assert 0 < spent <= allowed
+    expect(page.locator("#budget")).to_contain_text(f"{spent:,} of {int(allowed):,} label requests", timeout=TEXT_S)
+    expect(page.locator("#budget .pairs")).to_contain_text("of 5,000")
+    rows = page.locator("#objectives li")
+    expect(rows.filter(has_text="average precision").locator(".pill")).to_have_text("kept", timeout=TEXT_S)
+    expect(rows.filter(has_text="skill against the last label").locator(".pill")).to_have_text("broken")
+    expect(rows.filter(has_text="at least 1.500")).to_have_count(1)
+
+    def told() -> bool:  # the learner looks every two seconds
+        kept = served.metrics("learn")["driftloop_objective_kept"]
+        name = f"pipeline={world.name}"
+        return (
+            kept.get(("driftloop_objective_kept", "objective=average_precision", name)),
+            kept.get(("driftloop_objective_kept", "objective=skill_vs_persistence", name)),
+        ) == (1.0, 0.0)
+
+    world.wait(told, "the objectives as metrics")
+    score, learn = served.metrics("score"), served.metrics("learn")
+    assert sum(score["driftloop_label_budget_allowed"].values()) == pytest.approx(allowed)
+    assert sum(score["driftloop_label_budget_spent"].values()) == spent
+    counts = status.counts()
+    answered = sum(score["driftloop_label_requests_answered"].values())
+    assert answered == counts["label_requests_answered"] > 0
+    assert answered <= sum(score["driftloop_label_requests"].values()) == counts["label_requests"]
+    targets = learn["driftloop_objective_target"]
+    assert targets["driftloop_objective_target", "objective=skill_vs_persistence", f"pipeline={world.name}"] == 1.5
+
+
 def test_every_workers_page_shows_the_same(served: Served):
+    served.feed()
     served.world.wait_settled()
 
     def same() -> bool:
@@ -177,6 +222,7 @@ def test_every_workers_page_shows_the_same(served: Served):
 
 def test_metrics_are_there_and_say_what_the_state_says(served: Served):
     world = served.world
+    served.feed()
     world.wait_settled()
     counts, status = world.status().counts(), world.status()
     assert status.learner is not None

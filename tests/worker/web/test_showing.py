@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
+from stream.core.objectives import Judged
 from stream.core.records import Record
-from stream.core.remembering import Meta
-from stream.worker.telemetry import STALE_MS, PartitionReport, Point, Report, merged
+from stream.core.remembering import LabellingState, Meta, QueryState
+from stream.lifecycle import Labelling
+from stream.worker.telemetry import STALE_MS, PartitionReport, Point, Report, age_p99_ms, merged
 from stream.worker.web import showing
 from stream.worker.web.gathering import _fairly
 
@@ -51,6 +53,34 @@ def test_reports_of_the_silent_are_left_out_and_of_the_long_silent_dropped():
     alive, gone = merged(stored, now_ms)
     assert [its.worker for its in alive] == ["alive"]
     assert gone == ["gone", "damaged"]
+
+
+def test_the_budget_is_that_of_all_partitions_and_of_the_newest_day():
+    def meta(events: int, asked: int, day: int, today: int) -> Meta:
+        return Meta(labelling=LabellingState(query=QueryState(events=events, asked=asked, day=day, today=today)))
+
+    metas = [meta(1_000, 9, 20, 4), meta(500, 3, 19, 3), Meta()]
+    shown = showing.budget(Labelling(per_1000=10, per_day=50), metas, {"label_requests_answered": 7})
+    assert shown is not None
+    assert (shown["allowed"], shown["spent"], shown["answered"]) == (15.0, 12, 7)
+    assert (shown["today"], shown["per_day"]) == (4, 50)  # the other partition's day is over
+    assert showing.budget(None, metas, {}) is None
+    empty = showing.budget(Labelling(), [], {})
+    assert empty is not None and (empty["allowed"], empty["spent"], empty["per_day"]) == (0, 0, None)
+
+
+def test_an_objective_that_is_not_known_is_neither_kept_nor_broken():
+    shown = showing.objectives([Judged("label_coverage", "at least 0.5", None, None, 0.5)])
+    assert shown == [{"name": "label_coverage", "wanted": "at least 0.5", "now": None, "kept": None}]
+
+
+def test_the_age_is_that_of_all_scorers():
+    slow, fast = [0] * 5 + [2], [100]
+    reports = [report(p0=PartitionReport(1.0, [], slow)), report("b", p1=PartitionReport(1.0, [], fast + [0] * 5))]
+    found = age_p99_ms(reports)
+    assert found is not None and 5 < found <= 7  # 2 of 102 took 5 to 7 ms
+    assert age_p99_ms([]) is None
+    assert age_p99_ms([report("c", role="learn", p0=PartitionReport(1.0, [], slow))]) is None
 
 
 def test_of_every_partition_as_many_records_are_shown():

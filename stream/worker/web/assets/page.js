@@ -42,12 +42,14 @@ function draw() {
   part("tiles", [state.flow, state.learner?.window, state.learner?.drift, state.learner?.trial, state.labels, state.dead.count], tiles);
   part("quality", [course, state.drifts, state.releases, state.key], quality);
   part("figures", [state.learner?.window, state.learner?.overall], figures);
+  part("objectives", state.objectives, objectives);
   part("segments", [state.learner?.segments, course?.segments, course?.offset, state.drifts], segments);
   part("slots", [state.learner?.slots, state.learner?.trial, course?.trial], models);
   part("releases", state.releases, releases);
   part("flow", [state.flow], partitions);
   part("course", [course?.at_ms], flowCharts);
   part("labels", state.labels, labels);
+  part("budget", state.budget, budget);
   part("features", state.learner?.features, features);
   part("predictions", state.predictions, predictions);
   part("drifts", state.drifts, drifts);
@@ -130,6 +132,22 @@ function figures() {
     el("thead", {}, el("tr", {}, heading(""), heading("model"), heading("last label"), heading("prior"), heading("model, all"))),
     el("tbody", {}, ...rows),
   );
+}
+
+const OBJECTIVES = {
+  skill_vs_persistence: ["skill against the last label", figure], latency_p99_ms: ["99 % of the answers, ms", compact],
+  label_delay_p50_ms: ["half of the labels, hours", (ms) => (ms / 3.6e6).toFixed(2)], label_coverage: ["share of events with a label", percent],
+};
+
+function objectives() {
+  $("promised").hidden = !state.objectives.length;
+  $("objectives").replaceChildren(...state.objectives.map((its) => {
+    const [text, shown] = OBJECTIVES[its.name] ?? [word(its.name), figure];
+    const [most, value] = [its.wanted.startsWith("at most"), Number(its.wanted.split(" ").at(-1))];
+    const [tone, verdict] = its.kept === null ? ["", "not known yet"] : its.kept ? ["good", "kept"] : ["bad", "broken"];
+    return el("li", {}, el("span", { class: `pill ${tone}` }, verdict),
+      el("span", {}, `${text}: ${its.now === null ? "–" : shown(its.now)}, `, el("span", { class: "muted" }, `${most ? "at most" : "at least"} ${shown(value)}`)));
+  }));
 }
 
 function card(title, note, chartClass, moved) {
@@ -246,6 +264,21 @@ function labels() {
     el("div", { class: "bar", "aria-hidden": "true" }, bar), el("dl", { class: "pairs" }, ...pairs));
 }
 
+function budget() {
+  const its = state.budget;
+  $("budget").replaceChildren();
+  if (!its) return;
+  const bar = el("span"), spent = its.allowed ? Math.min(1, its.spent / its.allowed) : 0;
+  bar.style.width = `${spent * 100}%`;
+  const pair = (k, v) => [el("dt", {}, k), el("dd", {}, v)];
+  $("budget").append(
+    el("h4", {}, "Asked of people"),
+    el("p", { class: "note" }, `${whole(its.spent)} of ${whole(Math.floor(its.allowed))} label requests that the budget has allowed so far were spent.`),
+    el("div", { class: "bar", "aria-hidden": "true" }, bar),
+    el("dl", { class: "pairs" }, ...pair("answered", whole(its.answered)), ...pair("budget, of 1,000 events", compact(its.per_1000)),
+      ...(its.per_day === null ? [] : pair("today, by event time", `${whole(its.today)} of ${whole(its.per_day)}`))));
+}
+
 function features() {
   const all = [...(state.learner?.features ?? [])].sort((a, b) => b.distance - a.distance);
   $("features-note").replaceChildren(
@@ -301,9 +334,11 @@ function dead() {
 
 // For screen readers: only what a person would want to be told.
 function announce() {
-  const now = new Set([...state.drifts.map((d) => d.drift_id), ...state.releases.map((r) => r.release_id)]);
+  const broken = state.objectives.filter((o) => o.kept === false).map((o) => o.name);
+  const now = new Set([...state.drifts.map((d) => d.drift_id), ...state.releases.map((r) => r.release_id), ...broken]);
   if (known) {
-    const news = [...state.drifts.filter((d) => !known.has(d.drift_id)).map((d) => `Drift: ${driftText(d)}`), ...state.releases.filter((r) => !known.has(r.release_id)).map((r) => `Model ${r.base} ${r.action.replace("_", " ")}`)];
+    const news = [...state.drifts.filter((d) => !known.has(d.drift_id)).map((d) => `Drift: ${driftText(d)}`), ...state.releases.filter((r) => !known.has(r.release_id)).map((r) => `Model ${r.base} ${r.action.replace("_", " ")}`),
+      ...broken.filter((name) => !known.has(name)).map((name) => `A promise is broken: ${OBJECTIVES[name]?.[0] ?? word(name)}`)];
     if (news.length) $("news").textContent = news.join(". ");
   }
   known = now;
