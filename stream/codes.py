@@ -162,7 +162,7 @@ WARNINGS = Section(
 
 LOGS = Section(
     "Log lines",
-    "`code` of a worker's log line (`DRIFTLOOP_LOG_FORMAT=json`); the codes above are logged, too.",
+    "`code` of a log line (`DRIFTLOOP_LOG_FORMAT=json`); the codes above are logged, too.",
     (
         Code("unavailable", "A server does not answer; it is tried again", "look at that server if it goes on"),
         Code("fenced", "Another worker has taken the partition while this one slept (a long pause, a paused VM); what it held of "
@@ -175,6 +175,8 @@ LOGS = Section(
              "another `DRIFTLOOP_WEB_PORT`"),
         Code("page_failed", "A part of the page could not be read; the page says so, too", "report it, with the traceback"),
         Code("telemetry_failed", "A report or a point of the course is missing; the worker goes on", "report it"),
+        Code("mlflow_failed", "A retraining run is not, or not wholly, in MLflow; the run goes on", "look at that server; the next "
+             "step of the run tries again"),
     ),
 )  # fmt: skip
 
