@@ -38,16 +38,6 @@ install-airflow: .venv-airflow/.installed  ## .venv-airflow: Airflow and what it
 
 install-mlflow: .venv-mlflow/.installed  ## .venv-mlflow: the tracking server, 600 MB; a test then asks a real one
 
-.venv-mlflow/.installed: requirements/mlflow.txt
-	@if command -v uv >/dev/null; then \
-		uv venv --quiet --allow-existing --python $(PYTHON) $(@D) && \
-		uv pip install --quiet --compile-bytecode --python $(@D)/bin/python -r $< ; \
-	else \
-		$(PYTHON) -m venv $(@D) && \
-		$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $< ; \
-	fi
-	@touch $@
-
 check: install  ## format, lint, types, import directions
 	$(BIN)/ruff format --check stream dags tests examples bench docs deploy
 	$(BIN)/ruff check stream dags tests examples bench docs deploy
@@ -72,7 +62,7 @@ bench: install  ## figures, one JSON line each; QUICK=1 for a short run
 bench-peers: install .venv-bench-quix/.installed .venv-bench-bytewax/.installed  ## beside Quix Streams and Bytewax (Python 3.11 or 3.12)
 	$(BIN)/python -m bench.run --only peers $(if $(QUICK),--quick)
 
-.venv-bench-%/.installed: requirements/bench-%.txt
+.venv-%/.installed: requirements/%.txt
 	@if command -v uv >/dev/null; then \
 		uv venv --quiet --allow-existing --python $(PYTHON) $(@D) && \
 		uv pip install --quiet --compile-bytecode --python $(@D)/bin/python -r $< ; \

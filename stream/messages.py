@@ -149,6 +149,11 @@ class Example(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=
         int, Meta(description="of the event's record, as this record has the label's; 0: not known")
     ] = 0
 
+    @property
+    def came_at_ms(self) -> int:
+        """When the event came, by Kafka's clock where that is known."""
+        return self.event_timestamp_ms or self.occurred_at_ms
+
 
 class Moved(msgspec.Struct, frozen=True, gc=False):
     """A feature that is not what it was. Ranks run from 0 to 1 among the values of its reference."""

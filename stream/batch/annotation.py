@@ -57,7 +57,7 @@ def take_requests(
     store = RedisAnnotations(**settings.redis(), pipeline=pipeline.name)
 
     def claim(state: Annotations) -> tuple[list[dict[str, Any]], list[tuple[OpenRequest, Verdict]]]:
-        found = {f"{asked.partition}/{asked.request.event_id}": asked for asked in open_requests(settings, pipeline)}
+        found = {asked.event: asked for asked in open_requests(settings, pipeline)}
         known = ((event, verdict(asked, labelling.annotators)) for event, asked in state.events.items())
         unsent = [(found[event], known) for event, known in known if known is not None and event in found]
         until = now + labelling.within_ms + MARGIN_MS

@@ -38,6 +38,11 @@ class OpenRequest(NamedTuple):
     partition: int  # of the event: the answer goes to the same one
     request: LabelRequest
 
+    @property
+    def event(self) -> str:
+        """<partition>/<event id>"""
+        return f"{self.partition}/{self.request.event_id}"
+
 
 class Answer(NamedTuple):
     """`label` None: cannot tell."""

@@ -17,7 +17,7 @@ from stream.adapters.file_pipelines import LoadedPipeline
 from stream.adapters.label_studio_client import LabelStudioClient
 from stream.adapters.redis_annotations import RedisAnnotations
 from stream.batch.label_requests import Answer, OpenRequest, answer, label_from_text, open_requests
-from stream.batch.request_forms import plain_body
+from stream.batch.request_forms import form_subject, plain_body
 from stream.core.annotating import Annotations, Given
 from stream.core.exchanging import Plan, plan_exchange, remember
 from stream.core.studio_tasks import Response, StudioTask, label_config, read_task, task_of
@@ -122,9 +122,7 @@ class _Exchange:
         def decide(state: Annotations) -> tuple[Plan, dict[str, OpenRequest]]:
             if not _hold(state, self.holder, self.now_ms()):
                 raise Unavailable("Label Studio: this exchange took too long, and another one has begun")
-            asked = {
-                f"{one.partition}/{one.request.event_id}": one for one in open_requests(self.settings, self.pipeline)
-            }
+            asked = {one.event: one for one in open_requests(self.settings, self.pipeline)}
             return plan_exchange(
                 state, list(asked), tasks, gone, self._understand, annotators=self.annotators, now_ms=self.now_ms()
             ), asked
@@ -232,13 +230,19 @@ class _Exchange:
         state = self.store.load()
         tasks = []
         for one in asked:
-            event = f"{one.partition}/{one.request.event_id}"
-            remark = state.events[event].remark if event in state.events else ""
-            question = f"{self.pipeline.name}: label of {' '.join(one.request.event_id.split())[:200]}?"
+            remark = state.events[one.event].remark if one.event in state.events else ""
+            question = form_subject(self.pipeline.name, one.request)
             about = plain_body(one.request, remark)
             tasks.append(
                 task_of(
-                    self.pipeline.name, self.pipeline.task, self.options, event, one.key, one.request, question, about
+                    self.pipeline.name,
+                    self.pipeline.task,
+                    self.options,
+                    one.event,
+                    one.key,
+                    one.request,
+                    question,
+                    about,
                 )
             )
         for start in range(0, len(tasks), BATCH):

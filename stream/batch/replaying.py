@@ -20,6 +20,7 @@ from stream.core.explaining import compile_scorer
 from stream.core.forms import EXAMPLES_ONLY, IN_PROCESS, encoded
 from stream.core.learning import LearnStep
 from stream.core.records import Record
+from stream.core.remembering import summed
 from stream.core.scoring import LiveModel
 from stream.messages import Drift, ModelRef
 from stream.pipeline import Pipeline
@@ -165,11 +166,7 @@ class _Replay:
         )
 
     def _counts(self) -> dict[str, int]:
-        total: dict[str, int] = {}
-        for step in self._scoring.steps:
-            for name, count in step.meta.counts.items():
-                total[name] = total.get(name, 0) + count
-        return total
+        return summed(step.meta.counts for step in self._scoring.steps)
 
 
 def _batched(records: Iterable[Record], size: int) -> Iterator[list[Record]]:

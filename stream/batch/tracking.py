@@ -27,7 +27,7 @@ from stream.settings import Settings
 __all__ = ["track"]
 
 log = logging.getLogger(__name__)
-PLOTS = ("history.svg", "importance.svg")
+FILES = {"history.svg": "plots", "importance.svg": "plots", "trials.csv": "", "verdict.json": ""}  # and their folders
 SAID_MAX = 400
 
 
@@ -106,8 +106,11 @@ def _document(run: Run, ended: bool, directory: Path) -> dict[str, Any]:
         **{f"importance.{name}": value for name, value in importance.items()},
         **{name: fit[name] for name in ("learned", "size_bytes") if name in fit},
     }
-    artifacts = [[str(_copy(run, name, directory)), "plots"] for name in PLOTS if _has(run, name)]
-    artifacts += [[str(_copy(run, name, directory)), ""] for name in ("trials.csv", "verdict.json") if _has(run, name)]
+    artifacts = []
+    for name, folder in FILES.items():
+        if (data := run.files.find_file(f"runs/{run.name}/{name}")) is not None:
+            (directory / name).write_bytes(data)
+            artifacts.append([str(directory / name), folder])
     if fit:
         base = directory / f"{fit['base']}.model"
         base.write_bytes(run.files.get_base(fit["base"]))
@@ -124,13 +127,3 @@ def _document(run: Run, ended: bool, directory: Path) -> dict[str, Any]:
         "artifacts": artifacts,
         "ended": ended,
     }
-
-
-def _has(run: Run, name: str) -> bool:
-    return name in run.files.list_files(f"runs/{run.name}")
-
-
-def _copy(run: Run, name: str, directory: Path) -> Path:
-    path = directory / name
-    path.write_bytes(run.files.get_file(f"runs/{run.name}/{name}"))
-    return path

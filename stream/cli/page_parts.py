@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from stream.cli.pages import escape
+from stream.cli.showing import moment_text
 
 __all__ = ["absent", "card", "duration", "percent", "plot", "section", "time_of"]
 
@@ -13,10 +13,7 @@ UNITS = ((86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s"))
 
 
 def time_of(at_ms: int) -> str:
-    try:
-        return datetime.fromtimestamp(at_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M:%S").removesuffix(":00")
-    except (ValueError, OverflowError, OSError):  # of no calendar
-        return f"{at_ms} ms"
+    return moment_text(at_ms).removesuffix(":00")
 
 
 def duration(ms: float | None) -> str:

@@ -9,6 +9,7 @@ from stream.cli.page_parts import absent, card, duration, percent, section, time
 from stream.cli.pages import Markup, document, escape, listed, table
 from stream.cli.period_quality import models_section, quality_section
 from stream.cli.showing import drift_text, figure, words
+from stream.core.objectives import GIVEN
 from stream.core.period_reports import PeriodReport
 from stream.messages import Release
 
@@ -64,7 +65,7 @@ def _tile(name: str, value: str | None, note: str, tone: str = "") -> str:
 def _tiles(report: PeriodReport) -> str:
     its = report.examples
     model = its.quality["model"] if its else {}
-    given = sum(its.labels.get(t, 0) for t in ("on_time", "early", "late")) if its else None
+    given = sum(its.labels.get(t, 0) for t in GIVEN) if its else None
     skill = its.quality["skill_vs_prior"] if its else None
     dead = report.dead_letter_count
     tiles = [

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
@@ -19,6 +18,7 @@ from stream.adapters.redis_models import RedisModelStore
 from stream.batch.run_history import past_runs
 from stream.cli.dead_letters import read_letters
 from stream.cli.producing import follow
+from stream.cli.showing import moment_text
 from stream.core.period_reports import Found, Missing, TrainingRun
 from stream.core.periods import PeriodFold, Span, slots_of
 from stream.core.records import Record
@@ -137,7 +137,7 @@ class _Reading:
         if (gone := self._deleted_until(topic)) is not None:
             self._lack(
                 topic,
-                f"Kafka has deleted them up to {_moment(gone)} (retention.ms of {self._names[topic]}), and a part would mislead",
+                f"Kafka has deleted them up to {moment_text(gone)} UTC (retention.ms of {self._names[topic]}), and a part would mislead",
             )
             return None
         partitions = range(self._topics[topic].partitions)
@@ -148,7 +148,8 @@ class _Reading:
     def _whole(self, what: str, topic: str) -> None:
         if (gone := self._deleted_until(topic)) is not None:
             self._lack(
-                what, f"those before {_moment(gone)}: Kafka has deleted them (retention.ms of {self._names[topic]})"
+                what,
+                f"those before {moment_text(gone)} UTC: Kafka has deleted them (retention.ms of {self._names[topic]})",
             )
 
     def _messages(self, topic: str, kind: Any, *, since: bool) -> Iterator[tuple[int, Any]]:
@@ -267,9 +268,7 @@ class _Reading:
         whole = archive.extent(SHARD) if archive is not None else None
         if whole is None:
             return "there are none that can be read"
-        return (
-            f"none came in the period; the archive has them from {_moment(whole.first_ms)} to {_moment(whole.last_ms)}"
-        )
+        return f"none came in the period; the archive has them from {moment_text(whole.first_ms)} UTC to {moment_text(whole.last_ms)} UTC"
 
     # -- the rest ------------------------------------------------------------------------------------------------------
 
@@ -293,7 +292,3 @@ class _Reading:
             "trial": {key: trial[key] for key in ("base", "stage", "share", "labels") if key in trial} or None,
             "drift_episode": (its.get("drift") or {}).get("episode") or None,
         }
-
-
-def _moment(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -6,7 +6,6 @@ import getpass
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -21,7 +20,7 @@ from stream.adapters.file_pipelines import load_pipeline
 from stream.cli.arguments import PipelineFile
 from stream.cli.history import moment_ms
 from stream.cli.producing import follow
-from stream.cli.showing import figure, read_status, safe, words
+from stream.cli.showing import figure, moment_text, read_status, safe, words
 from stream.errors import ConfigurationError
 from stream.messages import Release
 from stream.settings import Settings, load_settings
@@ -76,7 +75,9 @@ def history(
             console.print(f"no model was live at {safe(at).plain}", highlight=False)
             return
         for champion, since_ms, _ in reigns:
-            console.print(f"{champion} was the champion at {safe(at).plain}, since {_time(since_ms)}", highlight=False)
+            console.print(
+                f"{champion} was the champion at {safe(at).plain}, since {moment_text(since_ms)}", highlight=False
+            )
         releases = [since for *_, since in reigns]
     for release in releases:
         if as_json:
@@ -179,7 +180,7 @@ def reigns_at(releases: Iterable[Release], at: str) -> list[Reign]:
 def release_text(release: Release) -> Text:
     """One change on two lines."""
     text = Text()
-    text.append(f"{_time(release.decided_at_ms)}  ", style="dim")
+    text.append(f"{moment_text(release.decided_at_ms)}  ", style="dim")
     text.append(f"{words(release.action):<12}", style=STYLES.get(release.action, "bold"))
     text.append(f" {release.version}", style="cyan")
     if release.share and release.action == "canary":
@@ -221,13 +222,6 @@ def trial_text(trial: Any) -> Text:
     figures = {k: v for k, v in trial.items() if k not in ("base", "rival", "stage", "share", "won")}
     text.append("\n" + ", ".join(f"{words(key)} {figure(value)}" for key, value in figures.items()), style="dim")
     return text
-
-
-def _time(at_ms: int) -> str:
-    try:
-        return datetime.fromtimestamp(at_ms / 1e3, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    except (ValueError, OverflowError, OSError):  # no date that a calendar has
-        return f"{at_ms} ms"
 
 
 COMMANDS = (models, history, release, promote, reject, rollback)

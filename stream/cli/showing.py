@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,7 +22,7 @@ from stream.adapters.redis_telemetry import RedisTelemetry
 from stream.core.beginning import Beginning
 from stream.core.estimating import estimate
 from stream.core.objectives import Judged, coverage_of
-from stream.core.remembering import Meta
+from stream.core.remembering import Meta, summed
 from stream.errors import Unavailable
 from stream.messages import Drift
 from stream.settings import Settings
@@ -36,6 +37,7 @@ __all__ = [
     "drift_text",
     "exact_view",
     "figure",
+    "moment_text",
     "objectives_table",
     "prediction_line",
     "read_status",
@@ -100,11 +102,7 @@ class PipelineStatus(msgspec.Struct):
         return Beginning.of(self.control).starts.get((topic, partition), self.oldest.get(topic, {}).get(partition, 0))
 
     def counts(self) -> dict[str, int]:
-        total: dict[str, int] = {}
-        for meta in self.partitions.values():
-            for name, count in meta.counts.items():
-                total[name] = total.get(name, 0) + count
-        return total
+        return summed(meta.counts for meta in self.partitions.values())
 
     def label_coverage(self) -> float | None:
         """Labels that somebody gave, per prediction so far; None before the first."""
@@ -159,6 +157,18 @@ def figure(value: Any) -> str:
 def safe(text: object) -> Text:
     """What comes from a record, for a terminal: no markup, and control characters as their escapes."""
     return Text("".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)))
+
+
+def moment_text(at_ms: int) -> str:
+    """Epoch milliseconds as a moment, UTC.
+
+    >>> moment_text(0), moment_text(10**18)
+    ('1970-01-01 00:00:00', '1000000000000000000 ms')
+    """
+    try:
+        return datetime.fromtimestamp(at_ms / 1e3, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):  # no date that a calendar has
+        return f"{at_ms} ms"
 
 
 def words(key: str) -> str:

@@ -20,7 +20,7 @@ from stream.core.examples import LEARNED, ExampleParser, Follower, Pupil
 from stream.core.forms import encoded
 from stream.core.lean_pickle import load_model
 from stream.core.model_bases import ModelBase
-from stream.core.objectives import Delays
+from stream.core.objectives import DELAYED, Delays
 from stream.core.records import Record
 from stream.core.scoring import dead_letter
 from stream.core.slots import CHAMPION, Command, Slots, SlotsState
@@ -35,7 +35,6 @@ from stream.topics import TopicNames
 
 __all__ = ["LearnState", "LearnStep", "Serving", "open_for_serving"]
 
-GIVEN = frozenset(("on_time", "late"))  # timings of labels that somebody gave after the event
 SEGMENT_WINDOW = 200  # labels in the sliding window of a segment: every snapshot carries it
 
 
@@ -220,9 +219,8 @@ class LearnStep:
             self._count("gaps")
         self._high_water[partition] = sequence
         counts[timing] = counts.get(timing, 0) + 1
-        if timing in GIVEN:
-            came_at_ms = example.event_timestamp_ms or example.occurred_at_ms
-            self._delays.add(at_ms - came_at_ms)
+        if timing in DELAYED:
+            self._delays.add(at_ms - example.came_at_ms)
         self._sources.update(example)
         if timing not in LEARNED:
             return

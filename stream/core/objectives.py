@@ -12,8 +12,10 @@ from stream import entity
 from stream.core.evaluating import KEY_FIGURE
 from stream.pipeline import Pipeline
 
-__all__ = ["Delays", "Judged", "coverage_of", "judge"]
+__all__ = ["DELAYED", "GIVEN", "Delays", "Judged", "coverage_of", "judge"]
 
+GIVEN = frozenset(("on_time", "early", "late"))  # timings of labels that somebody gave
+DELAYED = GIVEN - {"early"}  # after the event
 PER_DOUBLING = 4
 
 
@@ -67,7 +69,7 @@ def coverage_of(counts: Mapping[str, int]) -> float | None:
     >>> coverage_of({"predictions": 10, "on_time_labels": 3, "late_labels": 1, "duplicate_labels": 2})
     0.4
     """
-    given = sum(counts.get(f"{timing}_labels", 0) for timing in ("on_time", "early", "late"))
+    given = sum(counts.get(f"{timing}_labels", 0) for timing in GIVEN)
     return given / counts["predictions"] if counts.get("predictions") else None
 
 

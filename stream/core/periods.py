@@ -15,7 +15,7 @@ import msgspec
 from stream.core.drifting import segment_values, told_apart
 from stream.core.evaluating import KEY_FIGURE, SYSTEMS, Evaluation
 from stream.core.examples import LEARNED, ExampleParser
-from stream.core.objectives import Delays
+from stream.core.objectives import DELAYED, GIVEN, Delays
 from stream.core.records import Record
 from stream.core.sources import LabelSources
 from stream.errors import RecordRejected
@@ -24,8 +24,6 @@ from stream.pipeline import OTHER_VALUE, Pipeline
 
 __all__ = ["ExampleFigures", "Model", "PeriodFold", "Segment", "Slot", "Span", "kept_slots", "slots_of"]
 
-GIVEN = frozenset(("on_time", "early", "late"))  # labels that somebody gave
-DELAYED = GIVEN - {"early"}
 SLOT_LABELS_MIN = 20  # a slot with fewer says nothing
 SLOT_LABELS = 50  # what a slot should have, in the mean
 SLOTS_MAX = 60
@@ -208,7 +206,7 @@ class PeriodFold:
         if self._numbering.repeated(record, example):
             self._repeats += inside
             return
-        came_at_ms = example.event_timestamp_ms or example.occurred_at_ms
+        came_at_ms = example.came_at_ms
         if example.timing in GIVEN and span.since_ms <= came_at_ms < span.until_ms:
             self._given += 1
         if inside:

@@ -114,7 +114,7 @@ def timeline(
             continue
         if left_out and any(part.holds(Labelled.of(record, example)) for part in left_out):
             continue
-        came_at_ms = example.event_timestamp_ms or example.occurred_at_ms
+        came_at_ms = example.came_at_ms
         now_ms = max(now_ms, record.timestamp_ms, came_at_ms)
         lessons.append(Lesson(record.offset, came_at_ms, now_ms, example.features, example.label, example.requested))
     return Timeline(lessons, seen, hasher.hexdigest())
