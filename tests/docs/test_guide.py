@@ -102,7 +102,9 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
 
 @pytest.mark.integration
 @pytest.mark.timeout(900)
-@pytest.mark.xfail(reason="open: `driftloop drifts --json` said nothing in step 6 on two of five runs", strict=False)
+@pytest.mark.xfail(
+    reason="open: in step 6 no drift is told yet, or no promotion comes within two minutes", strict=False
+)
 def test_the_guide(reader: Reader):
     for block in BLOCKS[1:]:
         reader.do(block)
