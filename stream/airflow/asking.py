@@ -2,28 +2,32 @@
 
 Airflow 3.3's own operator has three holes, all found here by answering at once:
 - An answer soon after the question makes the scheduler take the waiting task for a crashed one (#67287, #72716). The task
-  fails, or with retries asks again and deletes the answer.
+  fails, or with retries asks again and deletes the answer. Where the answer is there already, each retry runs into the same.
 - An answer before the task waits is stored, and looked at only when the time-out is over.
 - A task cannot read its own answer.
-The scheduler does read it when a waiting task's time-out is over. So this operator waits in short turns, and a retry waits
-again without asking again.
+The scheduler does read it when a waiting task's time-out is over. So this operator waits in short turns. A retry does not ask
+again: it leaves the waiting to the triggerer, which can read answers and gives the scheduler time to see that the task has gone.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
+from airflow.providers.standard.triggers.hitl import HITLTrigger
 from airflow.sdk.exceptions import TaskAwaitingInput
+from airflow.triggers.base import TriggerEvent
 
-__all__ = ["AskOperator"]
+__all__ = ["AnswerTrigger", "AskOperator"]
 
 TURN_MIN, TURN_MAX = timedelta(seconds=5), timedelta(seconds=120)
 
 
 class AskOperator(HITLOperator):
-    """As HITLOperator; give it retries: each answer that comes too soon costs one.
+    """As HITLOperator; give it retries: an answer that comes too soon costs one.
 
     Args:
         within: so long the question stands.
@@ -44,7 +48,17 @@ class AskOperator(HITLOperator):
                 super().execute(context)
             except TaskAwaitingInput:
                 store.set("asked", asked)
-        self._wait(asked["at"])
+            self._wait(asked["at"])
+        self.defer(
+            trigger=AnswerTrigger(
+                ti_id=instance.id,
+                options=list(self.options),
+                params={},  # so that nothing is checked there: `execute_complete` does
+                timeout_datetime=datetime.fromisoformat(asked["at"]) + self.within,
+            ),
+            method_name="execute_complete",
+            kwargs={"at": asked["at"]},
+        )
 
     def execute_complete(self, context: Any, event: dict[str, Any], at: str = "") -> Any:
         if event.get("error_type") != "timeout":
@@ -64,3 +78,15 @@ class AskOperator(HITLOperator):
         waited = datetime.now(UTC) - datetime.fromisoformat(at)
         turn = min(max(waited, TURN_MIN), TURN_MAX, max(self.within - waited, timedelta(seconds=1)))
         raise TaskAwaitingInput(method_name="execute_complete", kwargs={"at": at}, timeout=turn)
+
+
+class AnswerTrigger(HITLTrigger):
+    """As HITLTrigger, which fires at once where the answer is there already: too soon for the scheduler."""
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        return f"{__name__}.{type(self).__name__}", super().serialize()[1]
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        await asyncio.sleep(self.poke_interval)
+        async for event in super().run():
+            yield event

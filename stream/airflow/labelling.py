@@ -93,7 +93,7 @@ def labelling_flow(listed: Listed) -> None:
             within=timedelta(seconds=listed.label_within_s),
             otherwise=SKIP,
             execution_timeout=None,
-            retries=30,  # a busy api-server may lose the race above ten times in a row
+            retries=10,
             retry_delay=timedelta(seconds=1),
             retry_exponential_backoff=False,
         )

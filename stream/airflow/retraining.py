@@ -112,7 +112,7 @@ def approval_task(listed: Listed) -> AskOperator:
         within=timedelta(seconds=listed.approval_timeout_s),
         otherwise=REJECT,
         execution_timeout=None,
-        retries=30,
+        retries=10,
         retry_delay=timedelta(seconds=1),
         retry_exponential_backoff=False,
         notifiers=[AlertNotifier(f"{listed.name}: a model waits for approval", "{{ ti.dag_id }}, {{ ti.run_id }}")],

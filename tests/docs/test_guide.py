@@ -102,9 +102,6 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
 
 @pytest.mark.integration
 @pytest.mark.timeout(900)
-@pytest.mark.xfail(
-    reason="open: in step 6 no drift is told yet, or no promotion comes within two minutes", strict=False
-)
 def test_the_guide(reader: Reader):
     for block in BLOCKS[1:]:
         reader.do(block)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from stream.local.process import Child
 from tests.support.oracles import examine
 from tests.support.world import World, card_stream
 
@@ -42,28 +44,44 @@ def _stopped(pid: int) -> bool:
 
 
 def test_workers_that_join_and_leave_all_the_time(make_world: Callable[..., World]):
-    events = 12_000
+    events, storms = 6_000, 4
+    slow: Any = {"pace_s": 0.03, "batch_records_max": "20"}  # two of them need a minute and a half
     world = make_world(partitions=4)
     world.produce(card_stream(events, partitions=4, early=0.02, poison=0.01))
     world.start("learn")
-    steady = world.start("score", pace_s=0.001, **SLOW)
-    storms = 0
-    while storms < 4:
-        guest = world.start("score", pace_s=0.001, **SLOW)
-        world.wait(lambda g=guest: "owns partitions [" in g.tail(), "the guest to own a share")  # type: ignore[misc]
-        time.sleep(0.3)  # it works for a while
-        if storms % 2:
+    steady = world.start("score", **slow)
+    for storm in range(storms):
+        guest = world.start("score", **slow)
+        world.wait(lambda g=guest: owned_by(g), "the guest to own a share")  # type: ignore[misc]
+        before = committed_by_partition(world)
+        world.wait(
+            lambda g=guest, b=before: any(committed_by_partition(world)[p] > b[p] for p in owned_by(g)),  # type: ignore[misc]
+            "the guest to work",
+        )
+        if storm % 2:
             guest.kill()
         else:
             guest.signal(signal.SIGTERM)
             assert guest.wait(30.0) == 0, guest.tail()
-        storms += 1
-    assert 0 < world.committed() < events
+    assert 0 < world.committed() < events  # they left in the middle of their work
     assert len([line for line in steady.log_path.read_text().splitlines() if "owns partitions" in line]) >= storms
     world.start("score", **SLOW)
+    steady.signal(signal.SIGTERM)
     world.wait_settled()
-    assert examine(world).predictions + sum(examine(world).dead_letters.values()) == events
+    verdict = examine(world)
+    assert verdict.predictions + sum(verdict.dead_letters.values()) == events
     world.stop_workers()
+
+
+def owned_by(worker: Child) -> set[int]:
+    """What its log says last."""
+    found = re.findall(r"owns partitions \[([\d, ]*)\]", worker.log_path.read_text())
+    return {int(number) for number in found[-1].split(",") if number.strip()} if found else set()
+
+
+def committed_by_partition(world: World) -> list[int]:
+    status = world.status()
+    return [status.position("events", number) for number in range(world.partitions)]
 
 
 def test_a_second_learner_waits_and_takes_over(world: World):
