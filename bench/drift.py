@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 import zipfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -25,7 +26,7 @@ from river import drift as river_drift
 from river.datasets import synth
 
 from bench.harness import figure
-from stream import Pipeline
+from stream import Pipeline, entity
 from stream.core.drifting import DriftWatch
 from stream.messages import Example, Served, Source
 
@@ -69,7 +70,9 @@ def _alarms(judged: Iterable[Judged], names: Iterable[str] = (OURS, *RIVER)) -> 
 
 def _watch(x: dict[str, Any]) -> DriftWatch:
     declared = {name: type(value) if isinstance(value, str) else float for name, value in x.items()}
-    return DriftWatch(Pipeline(name="b", task="binary", features=declared, model=dict), 0)
+    windows = [entity.mean("amount", f"{name[5:]}s", name=name) for name in x if name.startswith("mean_")]
+    declared = {name: kind for name, kind in declared.items() if not name.startswith("mean_")}
+    return DriftWatch(Pipeline(name="b", task="binary", features=declared, entity_features=windows, model=dict), 0)
 
 
 def _example(x: dict[str, Any]) -> Example:
@@ -87,6 +90,7 @@ def _false_alarms(quick: bool) -> None:
     nulls: dict[str, Callable[[], Iterator[Judged]]] = {
         f"independent_{wrong}": lambda wrong=wrong: _independent(n, lambda _: wrong) for wrong in (0.02, 0.1, 0.3)
     }
+    nulls["entity_windows"] = lambda: _remembered(n)
     nulls["bursty"] = lambda: _independent(n, lambda i: 0.36 if i // 200 % 5 == 0 else 0.06)
     half = n // 2
     nulls["sea_hoeffding_tree"] = lambda: _learned(_floats(synth.SEA(seed=1, noise=0.1)), _tree(), half)
@@ -97,7 +101,7 @@ def _false_alarms(quick: bool) -> None:
     else:
         print("drift.false_alarms.elec2 left out: no data", file=sys.stderr)
     for name, stream in nulls.items():
-        length = n if name.startswith(("independent", "bursty")) else half
+        length = n if name.startswith(("independent", "bursty", "entity")) else half
         per = 100_000 / length
         counts = {detector: len(found) * per for detector, found in _alarms(stream()).items()}
         best = min(RIVER, key=counts.__getitem__)
@@ -123,6 +127,25 @@ def _independent(n: int, wrong: Callable[[int], float], change: Callable[[int, f
             "autocorrelated": before, "text": rng.choice("aaaabbc"),
         }  # fmt: skip
         yield x, label, p
+
+
+def _remembered(n: int) -> Iterator[Judged]:
+    """What 40 entities did in the last one and ten seconds; an event each millisecond."""
+    rng = random.Random(5)
+    spans = (1_000, 10_000)
+    past: list[list[tuple[deque[tuple[int, float]], list[float]]]] = [
+        [(deque(), [0.0]) for _ in spans] for _ in range(40)
+    ]
+    for i in range(n):
+        p = 0.1 if rng.random() < 0.5 else 0.9
+        x = {"amount": rng.gauss(0, 1)}
+        for span, (values, total) in zip(spans, rng.choice(past), strict=True):
+            values.append((i, x["amount"]))
+            total[0] += x["amount"]
+            while values[0][0] <= i - span:
+                total[0] -= values.popleft()[1]
+            x[f"mean_{span // 1_000}"] = total[0] / len(values)
+        yield x, (p >= 0.5) != (rng.random() < 0.1), p
 
 
 def _logistic() -> Any:

@@ -9,6 +9,11 @@ Values without natural bounds are first replaced by their place among 32 quantil
 integral transform, so that scale and outliers do not matter); features are watched for their place and for its distance
 from the middle. A model that learns is no drift: errors count only when they rise, scores only when features move, too.
 
+What entities did within a window is the same events for as long as the window, whoever looks: values are independent at that
+distance, not nearer. So of such a feature the blocks are as long as its window, in event time (the method of batch means:
+Law and Carson 1979, "A sequential procedure for determining the length of a steady-state simulation", Operations Research
+27:5).
+
 The state after an example depends on the examples before it alone, so a crash replays to the same alarms.
 """
 
@@ -35,6 +40,7 @@ __all__ = ["DriftWatch"]
 
 BLOCK = 32
 REFERENCE_BLOCKS = 40
+REFERENCE_WINDOWS = 10  # of a window's feature, where a block is as long as the window
 REFERENCE_VALUES = 32 * BLOCK
 GROUP_BLOCKS = 4  # features are looked at in groups of so many blocks
 RECENT_BLOCKS = 96  # some 3,000 examples, among which a change is located
@@ -79,7 +85,8 @@ class DriftWatch:
         texts |= {
             feature.name for feature in pipeline.entity_features if feature.kind == "last" and feature.field in texts
         }
-        self._features = _Features({name: windows.get(name, 0) for name in names}, texts, delta)
+        windows = {name: windows.get(name, 0) for name in names}
+        self._features = _Features(windows, texts, delta)
         self._watches = bool(watched or names)
         self._pending: list[tuple[int, int, Example, Served]] = []
         self._taken: list[_Row] = []  # of a block that a restored state had begun
@@ -91,7 +98,7 @@ class DriftWatch:
         self._plan = repr(
             (
                 self._task,
-                names,
+                windows,
                 self._segments,
                 self._values_max,
                 watched,
@@ -287,12 +294,15 @@ MEASURED = {"binary": _binary, "multiclass": _multiclass, "regression": _regress
 class _Series:
     """Totals of blocks under watch."""
 
-    def __init__(self, delta: float, *, rising: bool = False, binary: bool = False) -> None:
+    def __init__(
+        self, delta: float, *, rising: bool = False, binary: bool = False, reference: int = REFERENCE_BLOCKS
+    ) -> None:
         self._delta = delta
         self._rising = rising
         self._binary = binary
+        self._reference = reference
         self.recent: deque[float] = deque(maxlen=RECENT_BLOCKS)
-        self._left = REFERENCE_BLOCKS
+        self._left = reference
         self._mean = self._m2 = self.sd = 0.0
         self._adwin: Any = None
 
@@ -306,14 +316,17 @@ class _Series:
         if self._adwin is None:
             self._learn(total)
             return False
-        adwin = self._adwin
-        before = adwin.estimation
-        adwin.update((total - self._mean) / self.sd)
-        return adwin.drift_detected and (not self._rising or adwin.estimation > before)
+        self._adwin.update((total - self._mean) / self.sd)
+        return self._adwin.drift_detected and (not self._rising or self._rose())
+
+    def _rose(self) -> bool:
+        # ADWIN's estimate does not say: it forgets the oldest first, and in a learning curve those are the highest.
+        shift = self.shift()
+        return shift.after > shift.before
 
     def _learn(self, total: float) -> None:
         self._left -= 1
-        n = REFERENCE_BLOCKS - self._left
+        n = self._reference - self._left
         delta = total - self._mean
         self._mean += delta / n
         self._m2 += delta * (total - self._mean)
@@ -566,25 +579,61 @@ class _Scope:
 
 
 class _Feature:
-    def __init__(self, name: str, delta: float, warm_up_ms: int, *, of_texts: bool) -> None:
+    """Its place among its quantiles, and how far from the middle."""
+
+    def __init__(self, name: str, delta: float, window_ms: int, *, of_texts: bool) -> None:
         self.name = name
         self._of_texts = of_texts
-        self.warm_up_ms = warm_up_ms  # a window of an entity's history fills up: until then nothing is usual
+        self.window_ms = window_ms  # of an entity's history; 0: none
         self._delta = delta
         self.begin()
 
     def begin(self) -> None:
+        reference = REFERENCE_WINDOWS if self.window_ms else REFERENCE_BLOCKS
         self.ranks = _Ranks(of_texts=self._of_texts)
-        self.place = _Series(self._delta)
-        self.spread = _Series(self._delta)
+        self.place = _Series(self._delta, reference=reference)
+        self.spread = _Series(self._delta, reference=reference)
+        # Of a window's feature: a block as long as the window, and where those before began.
+        self.starts: deque[int] = deque(maxlen=RECENT_BLOCKS)
+        self._open: list[float] | None = None  # first offset, event time it began at, blocks, totals
+
+    def blocks(self, start: int, at_ms: int, places: list[int], spreads: list[int]) -> _Series | None:
+        """Totals of a group of blocks that begins at an offset; the series that alarms."""
+        if self.window_ms:
+            if self._open is None:
+                self._open = [start, at_ms, 0, 0, 0]
+                return None  # it began within the group
+            its = self._open
+            its[2] += len(places)
+            its[3] += sum(places)
+            its[4] += sum(spreads)
+            if at_ms - its[1] < self.window_ms:
+                return None
+            self._open = [start, at_ms, 0, 0, 0]
+            self.starts.append(int(its[0]))
+            places, spreads = [its[3] / its[2]], [its[4] / its[2]]  # type: ignore[list-item]
+        found = [False, False]
+        for place, spread in zip(places, spreads, strict=True):
+            found[0] = self.place.add(place) or found[0]
+            found[1] = self.spread.add(spread) or found[1]
+        return self.place if found[0] else self.spread if found[1] else None
+
+    def shift(self, series: _Series, at: int | None = None) -> _Shift:
+        """What changed at a block."""
+        shift = series.shift(at)
+        if not self.window_ms:
+            return shift
+        # Long blocks say nothing of single values, but places are spread evenly: by that they are made.
+        sd = (2 if series is self.place else 1) * self.ranks.middle / math.sqrt(12)
+        return shift._replace(effect=(shift.after - shift.before) / (BLOCK * sd))
 
 
 class _Features:
-    """Every feature's place among its quantiles, and how far from the middle."""
+    """Every feature, a group of blocks at a time."""
 
-    def __init__(self, warm_up_ms: dict[str, int], texts: set[str], delta: float) -> None:
-        self.names = tuple(warm_up_ms)
-        self._features = [_Feature(name, delta, its, of_texts=name in texts) for name, its in warm_up_ms.items()]
+    def __init__(self, windows_ms: dict[str, int], texts: set[str], delta: float) -> None:
+        self.names = tuple(windows_ms)
+        self._features = [_Feature(name, delta, its, of_texts=name in texts) for name, its in windows_ms.items()]
         self._began_ms = -1  # event time
         self._rows: list[dict[str, Any]] = []
         self._offsets: list[int] = []
@@ -603,15 +652,15 @@ class _Features:
             self._rows, self._offsets = [], []
             if self._began_ms < 0:
                 self._began_ms = at_ms
-            self._group(rows, at_ms - self._began_ms, alarms)
+            self._group(rows, at_ms, alarms)
 
-    def _group(self, rows: list[list[Any]], age_ms: int, alarms: list[_Alarm]) -> None:
+    def _group(self, rows: list[list[Any]], at_ms: int, alarms: list[_Alarm]) -> None:
         watched, arrays = [], []
         for feature, column in zip(self._features, zip(*rows, strict=True), strict=True):
             if feature.ranks.ready:
                 watched.append(feature)
                 arrays.append(feature.ranks.places_array(column))
-            elif age_ms >= feature.warm_up_ms:
+            elif at_ms - self._began_ms >= feature.window_ms:  # before, windows fill up: nothing is usual
                 feature.ranks.gather(column)
         if not watched:
             return
@@ -620,16 +669,18 @@ class _Features:
         middles = np.array([feature.ranks.middle for feature in watched]).reshape(-1, 1, 1)
         totals = places.sum(axis=2).tolist()
         spreads = np.abs(places - middles).sum(axis=2).tolist()
+        start = self._starts[-GROUP_BLOCKS]
         for feature, its_totals, its_spreads in zip(watched, totals, spreads, strict=True):
-            found = [False, False]
-            for block in range(GROUP_BLOCKS):
-                found[0] = feature.place.add(its_totals[block]) or found[0]
-                found[1] = feature.spread.add(its_spreads[block]) or found[1]
-            if any(found):
-                alarms.append(self._alarm(feature, feature.place if found[0] else feature.spread))
+            series = feature.blocks(start, at_ms, its_totals, its_spreads)
+            if series is not None:
+                alarms.append(self._alarm(feature, series))
+
+    def _starts_of(self, feature: _Feature, series: _Series) -> list[int]:
+        """The first offset of each of the series' blocks."""
+        return list(feature.starts if feature.window_ms else self._starts)[-len(series.recent) :]
 
     def _alarm(self, feature: _Feature, series: _Series) -> _Alarm:
-        shift = series.shift()
+        shift = feature.shift(series)
         scale = BLOCK * 2 * feature.ranks.middle
         return _Alarm(
             f"feature:{feature.name}",
@@ -638,7 +689,7 @@ class _Features:
             abs(shift.effect),
             shift.before / scale,
             shift.after / scale,
-            self._starts[shift.at - len(series.recent)],
+            self._starts_of(feature, series)[shift.at],
             feature.begin,
         )
 
@@ -656,11 +707,11 @@ class _Features:
     def _moved(self, feature: _Feature, series: _Series, from_offset: int) -> Moved | None:
         if not series.ready:
             return None
-        starts = list(self._starts)[-len(series.recent) :]
+        starts = self._starts_of(feature, series)
         at = sum(1 for start in starts if start < from_offset)
         if not BEFORE_MIN <= at < len(starts):
             return None
-        shift = series.shift(at)
+        shift = feature.shift(series, at)
         if abs(shift.z) < MOVED_Z_MIN:
             return None
         scale = BLOCK * 2 * feature.ranks.middle

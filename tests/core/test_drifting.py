@@ -104,6 +104,18 @@ def test_a_model_that_learns_is_no_drift():
     assert drift.signal == "score"
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_worse_answers_are_noticed_while_the_model_still_learns(seed: int):
+    """ADWIN then drops the bad answers of the beginning first, and its estimate falls although the newest blocks rose."""
+    at = 4_000
+    learning: Maker = lambda rng, i: steady(rng, i, 0.36 + 0.14 * 0.5 ** (i / 1_000))  # noqa: E731
+    no_longer: Maker = lambda rng, i: steady(rng, i, 0.36 + 0.28 * 0.5 ** ((i - at) / 2_000))  # noqa: E731
+    pipeline = watched(drift=Drift(labels=False, scores=False, features=False))
+    (drift,) = run(DriftWatch(pipeline, 0), examples(changing(at, no_longer, learning), 6_000, seed=seed))
+    assert at < drift.to_offset < at + 800
+    assert abs(drift.from_offset - at) < 6 * BLOCK
+
+
 def with_feature(**change: Callable[[random.Random], Any]) -> Maker:
     def make(rng: random.Random, i: int) -> tuple[dict[str, Any], Any, float]:
         x, label, p = steady(rng, i)
@@ -154,10 +166,41 @@ def test_a_history_that_fills_up_is_no_drift():
         history = rng.gauss(min(1.0, i / 6_000), 0.2)
         return {"amount": 1.0, "mean": history}, label, p
 
-    for window, messages in (("7s", 0), ("1s", 1)):  # examples come a millisecond apart
-        mean = entity.mean("amount", window, name="mean")
-        watch = DriftWatch(watched(features={"amount": float}, entity_features=[mean]), 0)
-        assert len(run(watch, examples(filling, 16_000))) == messages
+    mean = entity.mean("amount", "7s", name="mean")  # examples come a millisecond apart
+    watch = DriftWatch(watched(features={"amount": float}, entity_features=[mean]), 0)
+    assert run(watch, examples(filling, 16_000)) == []
+    watch = DriftWatch(watched(features={"amount": float, "mean": float}), 0)
+    assert len(run(watch, examples(filling, 16_000))) == 1
+
+
+def history(at: int, step: float = 0.0) -> Maker:
+    """Means of what 20 entities did in the last second; from `at` on they do something else."""
+    past = [[(0, 0.0)] for _ in range(20)]
+
+    def make(rng: random.Random, i: int) -> tuple[dict[str, Any], Any, float]:
+        _, label, p = steady(rng, i)
+        its = past[rng.randrange(20)]
+        its[:] = [(t, v) for t, v in its if t > i - 1_000] + [(i, rng.gauss(step if i >= at else 0.0, 1.0))]
+        return {"amount": 1.0, "mean": sum(v for _, v in its) / len(its)}, label, p
+
+    return make
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_history_that_all_remember_alike_is_no_drift(seed: int):
+    """For a second every example sees the same events again: thousands of values say little more than a few."""
+    mean = entity.mean("amount", "1s", name="mean")
+    pipeline = watched(features={"amount": float}, entity_features=[mean])
+    watch = DriftWatch(pipeline, 0)
+    assert run(watch, examples(history(10**9), 60_000, seed=seed)) == []
+    report = watch.report()
+    assert report["ready"] == report["monitors"]  # it would have been noticed
+    (drift,) = run(DriftWatch(pipeline, 0), examples(history(60_000, 0.3), 90_000, seed=seed))
+    assert drift.signal == "feature:mean"
+    assert 60_000 < drift.to_offset
+    assert abs(drift.from_offset - 60_000) < 4_000
+    assert drift.moved[0].feature == "mean"
+    assert drift.moved[0].how == "higher"
 
 
 def test_a_change_in_one_segment_is_found_there():
