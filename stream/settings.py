@@ -1,7 +1,8 @@
 """Where and with which credentials things run. The only reader of the environment.
 
 Every setting is an environment variable `DRIFTLOOP_<NAME>`, or a line of the file named by `DRIFTLOOP_ENV_FILE`, or the
-content of a file `driftloop_<name>` in the directory named by `DRIFTLOOP_SECRETS_DIR` (such as /run/secrets).
+content of a file `driftloop_<name>` in the directory named by `DRIFTLOOP_SECRETS_DIR` (such as /run/secrets), in this order;
+an empty variable or line is as good as none.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ PREFIX = "DRIFTLOOP_"
 class Settings(BaseSettings):
     """All settings. Times are in seconds where the name says `_s`, else in milliseconds (`_ms`)."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
 
     brokers: str = Field("127.0.0.1:9092", description="Kafka bootstrap servers, comma-separated")
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(

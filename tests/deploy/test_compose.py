@@ -75,7 +75,7 @@ def test_rules_for_every_service(name: str):
             assert source in COMPOSE["volumes"]
     for variable, value in its.get("environment", {}).items():
         assert isinstance(value, str), f"{variable} is quoted"
-        secret = re.search(r"PASSWORD|SECRET|FERNET|SIGNING|CONN$", variable)
+        secret = re.search(r"PASSWORD|SECRET|FERNET|SIGNING|TOKEN|CONN$", variable)
         assert not secret or "/run/secrets" in value or variable.endswith("PASSWORDS_FILE"), variable
 
 
