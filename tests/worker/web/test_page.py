@@ -196,8 +196,10 @@ def test_promises_and_the_label_budget_are_those_of_the_state(open_page: Callabl
     answered = sum(score["driftloop_label_requests_answered"].values())
     assert answered == counts["label_requests_answered"] > 0
     assert answered <= sum(score["driftloop_label_requests"].values()) == counts["label_requests"]
-    targets = learn["driftloop_objective_target"]
-    assert targets["driftloop_objective_target", "objective=skill_vs_persistence", f"pipeline={world.name}"] == 1.5
+    targets = learn["driftloop_objective_target_ratio"]
+    assert (
+        targets["driftloop_objective_target_ratio", "objective=skill_vs_persistence", f"pipeline={world.name}"] == 1.5
+    )
 
 
 def test_every_workers_page_shows_the_same(served: Served):
