@@ -19,6 +19,15 @@ def test_wrong_settings_are_named_together(monkeypatch: pytest.MonkeyPatch):
     assert "DRIFTLOOP_SESSION_TIMEOUT_MS = '5'" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["http://page", "page:8080", "page/x", "[::1]:8080"])
+def test_allowed_hosts_are_bare_names(name: str):
+    with pytest.raises(ConfigurationError, match="DRIFTLOOP_WEB_ALLOWED_HOSTS"):
+        load_settings(web_allowed_hosts=f"a.example, {name}")
+    assert (
+        load_settings(web_allowed_hosts="a.example, ::1, 10.0.0.1,*").web_allowed_hosts == "a.example, ::1, 10.0.0.1,*"
+    )
+
+
 def test_a_file_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "env"
     file.write_text("DRIFTLOOP_BROKERS=kafka:9092\n")

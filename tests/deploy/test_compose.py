@@ -93,7 +93,6 @@ def test_what_starts_with_the_demo_and_what_with_profiles():
 
 def test_every_variable_of_ours_is_a_setting():
     known = {f"DRIFTLOOP_{field.upper()}" for field in Settings.model_fields} | {"DRIFTLOOP_SECRETS_DIR"}
-    known |= {"DRIFTLOOP_WEB_HOST", "DRIFTLOOP_WEB_PORT"}
     named = {v for n in OURS | AIRFLOW for v in SERVICES[n]["environment"] if v.startswith("DRIFTLOOP_")}
     assert named <= known
     variable, value = kafka_connection(load_settings(brokers="kafka:9092").kafka(), "payments")
