@@ -20,7 +20,8 @@ from stream.adapters.file_pipelines import load_pipeline
 from stream.cli.arguments import PipelineFile
 from stream.cli.history import moment_ms
 from stream.cli.producing import follow
-from stream.cli.showing import figure, moment_text, read_status, safe, words
+from stream.cli.showing import figure, read_status, safe, words
+from stream.core.moments import moment_text
 from stream.errors import ConfigurationError
 from stream.messages import Release
 from stream.settings import Settings, load_settings

@@ -143,10 +143,9 @@ function objectives() {
   $("promised").hidden = !state.objectives.length;
   $("objectives").replaceChildren(...state.objectives.map((its) => {
     const [text, shown] = OBJECTIVES[its.name] ?? [word(its.name), figure];
-    const [most, value] = [its.wanted.startsWith("at most"), Number(its.wanted.split(" ").at(-1))];
     const [tone, verdict] = its.kept === null ? ["", "not known yet"] : its.kept ? ["good", "kept"] : ["bad", "broken"];
     return el("li", {}, el("span", { class: `pill ${tone}` }, verdict),
-      el("span", {}, `${text}: ${its.now === null ? "–" : shown(its.now)}, `, el("span", { class: "muted" }, `${most ? "at most" : "at least"} ${shown(value)}`)));
+      el("span", {}, `${text}: ${its.now === null ? "–" : shown(its.now)}, `, el("span", { class: "muted" }, `${its.wanted.startsWith("at most") ? "at most" : "at least"} ${shown(its.target)}`)));
   }));
 }
 
