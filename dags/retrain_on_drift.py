@@ -9,7 +9,7 @@ from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, AssetWatcher, CronTrigg
 
 from stream.adapters.airflow_connections import connection_id
 from stream.airflow.pipelines import pipelines
-from stream.airflow.retraining import DEFAULTS, retraining_flow
+from stream.airflow.retraining import defaults, retraining_flow
 from stream.airflow.triggers import DriftTrigger
 from stream.settings import load_settings
 from stream.topics import TopicNames
@@ -29,7 +29,7 @@ for listed in pipelines():
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         catchup=False,
         max_active_runs=1,
-        default_args=DEFAULTS,
+        default_args=defaults(listed),
         tags=["driftloop", listed.name],
         doc_md=__doc__,
     ):

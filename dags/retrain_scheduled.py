@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from airflow.sdk import DAG, CronDataIntervalTimetable
 
 from stream.airflow.pipelines import pipelines
-from stream.airflow.retraining import DEFAULTS, retraining_flow
+from stream.airflow.retraining import defaults, retraining_flow
 
 for listed in pipelines():
     if listed.schedule is None:
@@ -16,7 +16,7 @@ for listed in pipelines():
         start_date=datetime(2026, 1, 1, tzinfo=UTC),
         catchup=False,
         max_active_runs=1,
-        default_args=DEFAULTS,
+        default_args=defaults(listed),
         tags=["driftloop", listed.name],
         doc_md=__doc__,
     ):

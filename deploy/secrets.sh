@@ -35,4 +35,5 @@ fi
 keep airflow_fernet_key "$(openssl rand -base64 32 | tr '+/' '-_')"
 keep airflow_secret_key "$(random)"
 keep airflow_jwt_secret "$(random)"
+keep driftloop_label_studio_token "${DRIFTLOOP_LABEL_STUDIO_TOKEN:-}"  # an empty one is none; Label Studio gives it to a user
 keep grafana_password "$(openssl rand -hex 12)"

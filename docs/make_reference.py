@@ -63,7 +63,7 @@ def settings_page() -> str:
     heading = ("variable", "type", "default", "bounds", "meaning")
     about = (
         "Each is an environment variable, or a line of the file that `DRIFTLOOP_ENV_FILE` names, or the content of a file with "
-        "the variable's name in lower case in the directory that `DRIFTLOOP_SECRETS_DIR` names; the first one found counts. "
+        "the variable's name in lower case in the directory that `DRIFTLOOP_SECRETS_DIR` names; the first one found counts; an empty variable is none. "
         "`driftloop settings` shows what they are now. Of a secret neither a log nor `driftloop settings` shows the value."
     )
     return "\n".join(["# Settings", "", about, "", *table(heading, rows)])

@@ -1,7 +1,8 @@
 """Where and with which credentials things run. The only reader of the environment.
 
 Every setting is an environment variable `DRIFTLOOP_<NAME>`, or a line of the file named by `DRIFTLOOP_ENV_FILE`, or the
-content of a file `driftloop_<name>` in the directory named by `DRIFTLOOP_SECRETS_DIR` (such as /run/secrets).
+content of a file `driftloop_<name>` in the directory named by `DRIFTLOOP_SECRETS_DIR` (such as /run/secrets), in this order;
+an empty variable or line is as good as none.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from stream.errors import ConfigurationError
@@ -23,7 +24,7 @@ PREFIX = "DRIFTLOOP_"
 class Settings(BaseSettings):
     """All settings. Times are in seconds where the name says `_s`, else in milliseconds (`_ms`)."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
 
     brokers: str = Field("127.0.0.1:9092", description="Kafka bootstrap servers, comma-separated")
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
@@ -111,9 +112,22 @@ class Settings(BaseSettings):
 
     web_port: int = Field(0, ge=0, le=65_535, description="of the live page and the metrics of a worker; 0: neither")
     web_host: str = Field("127.0.0.1", description="the address that they are served at; there is no login")
+    web_allowed_hosts: str = Field(
+        "",
+        description="names that they answer to, comma-separated, beside localhost and what they are served at: of a proxy, of a "
+        "service that Prometheus scrapes; at all interfaces addresses and the machine's name are allowed, too; *: any name",
+    )
     log_format: Literal["text", "json"] = Field("text", description="of a worker's log, one line each")
 
     crash_at: str | None = Field(None, description="tests only: kill this process at a named point, point[:nth]")
+
+    @field_validator("web_allowed_hosts")
+    @classmethod
+    def _bare_names(cls, value: str) -> str:
+        for name in filter(None, map(str.strip, value.split(","))):
+            if "/" in name or name.count(":") == 1 or "]:" in name:
+                raise ValueError(f"{name!r}: give names without scheme, port and path, such as page.example.com")
+        return value
 
     def redis(self) -> dict[str, Any]:
         """What `adapters.redis_connections.redis_client` takes."""

@@ -15,7 +15,10 @@ import typer
 from stream.adapters.delta_archive import ExampleArchive
 from stream.adapters.file_pipelines import load_pipeline
 from stream.cli.main import app
+from stream.core.objectives import judge
+from stream.lifecycle import Objectives
 from tests.support.examples import example
+from tests.support.records import pipeline_of
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
@@ -58,6 +61,20 @@ def test_files_that_are_named_exist(document: Path):
         assert (ROOT / path).exists(), path
     for path in re.findall(r"`((?:core|adapters|worker|batch|cli|local|airflow)/[\w./-]*)`", text):
         assert (ROOT / "stream" / path).exists(), f"stream/{path}"
+
+
+def test_objectives_have_the_names_of_the_code():
+    wanted = Objectives(quality=0.5, skill=0.1, latency_p99_ms=100, label_delay="1d", label_coverage=0.5)
+    made = {
+        one.name
+        for task in ("binary", "multiclass", "regression", "anomaly")
+        for one in judge(pipeline_of(task=task, objectives=wanted), None)
+    }
+    text = (ROOT / "docs" / "operating.md").read_text()
+    table = re.search(r"^\| objective \| where to look \|\n.*?\n\n", text, re.DOTALL | re.MULTILINE)
+    assert table is not None
+    named = [name for row in table[0].strip().splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(made | {"quality"})  # the word of the pipeline file
 
 
 def test_every_page_is_in_the_index():

@@ -19,6 +19,15 @@ def test_wrong_settings_are_named_together(monkeypatch: pytest.MonkeyPatch):
     assert "DRIFTLOOP_SESSION_TIMEOUT_MS = '5'" in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["http://page", "page:8080", "page/x", "[::1]:8080"])
+def test_allowed_hosts_are_bare_names(name: str):
+    with pytest.raises(ConfigurationError, match="DRIFTLOOP_WEB_ALLOWED_HOSTS"):
+        load_settings(web_allowed_hosts=f"a.example, {name}")
+    assert (
+        load_settings(web_allowed_hosts="a.example, ::1, 10.0.0.1,*").web_allowed_hosts == "a.example, ::1, 10.0.0.1,*"
+    )
+
+
 def test_a_file_of_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "env"
     file.write_text("DRIFTLOOP_BROKERS=kafka:9092\n")
@@ -36,9 +45,32 @@ def test_a_directory_of_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert load_settings().signing() == [b"s" * 40]
     monkeypatch.setenv("DRIFTLOOP_SIGNING_KEY", "e" * 40)
     assert load_settings().signing() == [b"e" * 40]
+    monkeypatch.setenv("DRIFTLOOP_SIGNING_KEY", "")
+    assert load_settings().signing() == [b"s" * 40]
     monkeypatch.setenv("DRIFTLOOP_SECRETS_DIR", str(tmp_path / "none"))
     with pytest.raises(ConfigurationError, match="no such directory"):
         load_settings()
+
+
+def test_an_empty_variable_is_not_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file = tmp_path / "env"
+    file.write_text("DRIFTLOOP_BROKERS=\nDRIFTLOOP_LABEL_STUDIO_URL=http://labels\n")
+    monkeypatch.setenv("DRIFTLOOP_ENV_FILE", str(file))
+    monkeypatch.setenv("DRIFTLOOP_LABEL_STUDIO_URL", "")
+    monkeypatch.setenv("DRIFTLOOP_PARTITIONS", "")
+    settings = load_settings()
+    assert settings.brokers == "127.0.0.1:9092"
+    assert settings.label_studio_url == "http://labels"
+    assert settings.partitions == 4
+
+
+def test_an_empty_secret_file_is_no_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "driftloop_label_studio_token").write_text("\n")  # as deploy/secrets.sh makes it
+    monkeypatch.setenv("DRIFTLOOP_SECRETS_DIR", str(tmp_path))
+    with pytest.raises(ConfigurationError, match="DRIFTLOOP_LABEL_STUDIO_TOKEN"):
+        load_settings(label_studio_url="http://labels").label_studio()
+    (tmp_path / "driftloop_label_studio_token").write_text("t0ken\n")
+    assert load_settings(label_studio_url="http://labels").label_studio()["token"] == "t0ken"
 
 
 def test_secrets_are_not_shown():

@@ -66,6 +66,20 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]], str]]]] = [
         ],
     ),
     (
+        "Objectives",
+        [
+            ("Scores and shares", "short", [
+                ('driftloop_objective_current_ratio{pipeline="$pipeline"}', "{{objective}}"),
+                ('driftloop_objective_target_ratio{pipeline="$pipeline"}', "{{objective}}, promised")], "timeseries"),
+            ("Latency and delay", "s", [
+                ('driftloop_objective_current_seconds{pipeline="$pipeline"}', "{{objective}}"),
+                ('driftloop_objective_target_seconds{pipeline="$pipeline"}', "{{objective}}, promised")], "timeseries"),
+            ("Error of a regression", "short", [
+                ('driftloop_objective_current_label_units{pipeline="$pipeline"}', "{{objective}}"),
+                ('driftloop_objective_target_label_units{pipeline="$pipeline"}', "{{objective}}, promised")], "timeseries"),
+        ],
+    ),
+    (
         "Workers",
         [
             ("Partitions owned", "short", [

@@ -7,7 +7,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["connection_id", "kafka_connection"]
+__all__ = ["WATCHED", "connection_id", "kafka_connection"]
+
+WATCHED = ("drifts", "label_requests")  # the topics that wake a DAG
 
 
 def connection_id(pipeline: str, topic: str = "drifts") -> str:

@@ -17,6 +17,7 @@ import time
 from typing import Any
 
 RUN, TRIAL, PARENT = "driftloop.run", "driftloop.trial", "mlflow.parentRunId"
+FAILURE = "driftloop.failure"
 METRICS_MAX, PARAMS_MAX, TEXT_MAX = 800, 90, 4_900  # of one call, and of one value
 PAGE = 1_000
 ENDED = {"complete": "FINISHED", "pruned": "KILLED", "fail": "FAILED"}
@@ -27,7 +28,8 @@ def log_run(document: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         document: uri, experiment, run, tags, params, metrics, trials (rows of trials.json), figure (the name of theirs),
-            artifacts ([[file, folder], ...]), ended (whether nothing more will come).
+            artifacts ([[file, folder], ...]), ended (whether nothing more will come), failed (why it failed; None: it did not).
+            What is called again says how the run is now: FAILED may become RUNNING or FINISHED.
 
     Returns {"run_id", "experiment_id", "trials": how many were logged now}. Raises what MLflow raises.
     """
@@ -36,9 +38,8 @@ def log_run(document: dict[str, Any]) -> dict[str, Any]:
     client = MlflowClient(tracking_uri=document["uri"])
     experiment = _experiment(client, document["experiment"])
     found = _runs(client, experiment, document["run"])
-    parents = [one for one in found if TRIAL not in one.data.tags]
-    tags = {**document["tags"], RUN: document["run"]}
-    parent = parents[0] if parents else client.create_run(experiment, run_name=document["run"], tags=_texts(tags))
+    tags = {**document["tags"], RUN: document["run"], FAILURE: document["failed"]}
+    parent = _parent(client, experiment, document["run"], _texts(tags), found)
     _add(client, parent, document["params"], {name: [(0, value)] for name, value in document["metrics"].items()}, tags)
     logged = 0
     children = {one.data.tags[TRIAL]: one for one in found if TRIAL in one.data.tags}
@@ -53,9 +54,25 @@ def log_run(document: dict[str, Any]) -> dict[str, Any]:
     for file, folder in document["artifacts"]:
         if f"{folder}/{os.path.basename(file)}".lstrip("/") not in present:  # noqa: PTH119 - artifact paths are texts
             client.log_artifact(parent.info.run_id, file, folder or None)
+    if document["failed"] is None and FAILURE in parent.data.tags:
+        client.delete_tag(parent.info.run_id, FAILURE)  # it was tried again
     if document["ended"]:
-        client.set_terminated(parent.info.run_id, "FINISHED")
+        client.set_terminated(parent.info.run_id, "FINISHED" if document["failed"] is None else "FAILED")
+    elif parent.info.status != "RUNNING":
+        client.update_run(parent.info.run_id, status="RUNNING")
     return {"run_id": parent.info.run_id, "experiment_id": experiment, "trials": logged}
+
+
+def _parent(client: Any, experiment: str, name: str, tags: dict[str, str], found: list[Any]) -> Any:
+    """The run itself, made if it is not there. Of two that were made at once all writers take the same, and one goes."""
+    parents = [one for one in found if TRIAL not in one.data.tags]
+    if not parents:
+        mine = client.create_run(experiment, run_name=name, tags=tags)
+        parents = [one for one in _runs(client, experiment, name) if TRIAL not in one.data.tags]
+        parents.sort(key=lambda one: (one.info.start_time, one.info.run_id))
+        if mine.info.run_id != parents[0].info.run_id:
+            client.delete_run(mine.info.run_id)
+    return parents[0]
 
 
 def _runs(client: Any, experiment: str, run: str) -> list[Any]:

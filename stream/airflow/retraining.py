@@ -7,18 +7,21 @@ A step gets and returns small JSON; models lie in the artifact store under the r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Literal
 
 from airflow.sdk import chain, task
+from airflow.sdk.exceptions import AirflowFailException
 
 from stream.adapters.pipeline_manifest import Listed
 from stream.airflow.alerts import AlertNotifier, alert_drift, alert_failure, alert_release, alert_verdict
 from stream.airflow.asking import AskOperator
 from stream.airflow.pipelines import call
 from stream.lifecycle import REJECT, RELEASE
+from stream.settings import load_settings
 
-__all__ = ["DEFAULTS", "retraining_flow"]
+__all__ = ["defaults", "retraining_flow", "track_failure"]
 
 DEFAULTS: dict[str, Any] = {
     "retries": 3,
@@ -26,8 +29,28 @@ DEFAULTS: dict[str, Any] = {
     "retry_exponential_backoff": True,
     "max_retry_delay": timedelta(minutes=5),
     "execution_timeout": timedelta(minutes=30),
-    "on_failure_callback": alert_failure,
 }
+
+
+def defaults(listed: Listed) -> dict[str, Any]:
+    """Of the tasks of a pipeline: a failure that is final is told to people, and ends the run in MLflow where it is tracked."""
+    return {**DEFAULTS, "on_failure_callback": [alert_failure, track_failure(listed.file)]}
+
+
+def track_failure(file: str) -> Callable[[Any], None]:
+    """An `on_failure_callback`. Nothing is imported or written where no tracking URI is set."""
+
+    def track(context: Any) -> None:
+        settings = load_settings()
+        if not settings.mlflow_tracking_uri:
+            return
+        error, instance = context.get("exception"), context["ti"]
+        if isinstance(error, AirflowFailException) and error.__cause__ is not None:
+            error = error.__cause__  # ours, which `call` has wrapped
+        why = f"{type(error).__name__}: {error}" if error else "no error was given; see Airflow's log"
+        call("fail", file, run_id=run_name(instance), at=instance.task_id, why=why)
+
+    return track
 
 
 def run_name(instance: Any) -> str:

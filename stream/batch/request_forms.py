@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
 
+from stream.core.moments import moment_text
 from stream.messages import LabelRequest, LabelValue
 
 __all__ = ["escaped", "form_body", "form_subject", "plain_body"]
@@ -94,7 +94,4 @@ def _table(left: str, right: str, rows: list[tuple[str, object]]) -> str:
 
 
 def _time(at_ms: int) -> str:
-    try:
-        return f"{datetime.fromtimestamp(at_ms / 1_000, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    except (OverflowError, ValueError, OSError):
-        return str(at_ms)
+    return f"{moment_text(at_ms)} UTC"

@@ -27,6 +27,7 @@ __all__ = [
     "by_the_clock",
     "choose_window",
     "compare",
+    "fail",
     "fit",
     "plan_trials",
     "release",
@@ -153,6 +154,11 @@ def release(
     return answer
 
 
+def fail(settings: Settings, loaded: LoadedPipeline, *, run_id: str, at: str, why: str) -> None:
+    """Note where runs are tracked that this one has ended at a step that is not tried again. Never raises."""
+    tracking.track(settings, loaded, run_id, ended=True, failed=f"{at}: {why}")
+
+
 def retrain(
     settings: Settings,
     loaded: LoadedPipeline,
@@ -165,6 +171,23 @@ def retrain(
 
     Returns {"released", "base", "why"}; `base` is None where there was too little to learn from.
     """
+    now = "begin"
+
+    def begin(step: str) -> None:
+        nonlocal now
+        now = step
+        on_step(step)
+
+    try:
+        return _retrain(settings, loaded, run_id, change_point, begin)
+    except (Exception, KeyboardInterrupt) as error:
+        fail(settings, loaded, run_id=run_id, at=now, why=f"{type(error).__name__}: {error}")
+        raise
+
+
+def _retrain(
+    settings: Settings, loaded: LoadedPipeline, run_id: str, change_point: int | None, on_step: Callable[[str], None]
+) -> dict[str, Any]:
     on_step("archiving examples")
     archive_examples(settings, loaded)
     on_step("choosing the window")

@@ -32,12 +32,19 @@ SAID_MAX = 400
 
 
 def track(
-    settings: Settings, loaded: LoadedPipeline, run_id: str, *, ended: bool, python: str | None = None
+    settings: Settings,
+    loaded: LoadedPipeline,
+    run_id: str,
+    *,
+    ended: bool,
+    failed: str | None = None,
+    python: str | None = None,
 ) -> dict[str, Any] | None:
     """Log what a run has left so far; it may be called again.
 
     Args:
         ended: no step comes after this one.
+        failed: the reason, where the run ends because of a step that raised; it then need not have come to a plan.
         python: an interpreter that has mlflow; None: this one.
 
     Returns {"logged", "why", ...}, as it is kept in `mlflow.json`; None where no tracking URI is set. Never raises.
@@ -46,7 +53,7 @@ def track(
         return None
     try:
         run = Run(settings, loaded, run_id)
-        answer = _logged(run, ended, python)
+        answer = _logged(run, ended, failed, python)
     except Exception as error:  # noqa: BLE001 - a picture of a run must not cost the run
         answer = {"logged": False, "why": f"{type(error).__name__}: {error}"}
     if not answer["logged"]:
@@ -58,12 +65,12 @@ def track(
     return answer
 
 
-def _logged(run: Run, ended: bool, python: str | None) -> dict[str, Any]:
+def _logged(run: Run, ended: bool, failed: str | None, python: str | None) -> dict[str, Any]:
     if python is None and find_spec("mlflow") is None:
         return {"logged": False, "why": "mlflow is not installed: pip install 'driftloop[mlflow]'"}
     timeout_s = run.settings.mlflow_timeout_s
     with tempfile.TemporaryDirectory(prefix="driftloop-mlflow-") as directory:
-        document = msgspec.json.encode(_document(run, ended, Path(directory)))
+        document = msgspec.json.encode(_document(run, ended, failed, Path(directory)))
         try:
             done = subprocess.run(
                 [python or sys.executable, "-P", "-W", "ignore", mlflow_runs.__file__],
@@ -80,26 +87,29 @@ def _logged(run: Run, ended: bool, python: str | None) -> dict[str, Any]:
     return {"logged": True, "why": "", **msgspec.json.decode(done.stdout)}
 
 
-def _document(run: Run, ended: bool, directory: Path) -> dict[str, Any]:
+def _document(run: Run, ended: bool, failed: str | None, directory: Path) -> dict[str, Any]:
     """What `mlflow_runs.log_run` takes; files are copied to the directory."""
-    plan, pipeline = run.plan(), run.pipeline
+    pipeline = run.pipeline
+    plan = None if failed is not None and run.find("plan.json") is None else run.plan()
     cause, fit, verdict, release = (run.find(f"{name}.json") or {} for name in ("cause", "fit", "verdict", "release"))
     figures: Mapping[str, Any] = verdict.get("figures", {})
     tags = {
         "driftloop.pipeline": pipeline.name,
         "driftloop.cause": cause.get("why"),
         "driftloop.drift_id": cause.get("drift_id"),
-        "driftloop.champion": plan.champion,
+        "driftloop.champion": plan and plan.champion,
         "driftloop.base": fit.get("base"),
         "driftloop.start": fit.get("start"),
         "driftloop.accepted": verdict.get("accepted"),
         "driftloop.verdict": verdict.get("why"),
         "driftloop.released": release.get("released"),
         "driftloop.release": release.get("why"),
-        "mlflow.note.content": verdict.get("why"),
+        "mlflow.note.content": failed or verdict.get("why"),
     }
-    window = msgspec.to_builtins(plan.window)
-    params = {**{f"window.{name}": value for name, value in window.items()}, "seed": plan.seed, **fit.get("params", {})}
+    params = dict(fit.get("params", {}))
+    if plan is not None:
+        window = msgspec.to_builtins(plan.window)
+        params = {**{f"window.{name}": value for name, value in window.items()}, "seed": plan.seed, **params}
     importance = run.find("importance.json") or {}
     metrics = {
         **{f"verdict.{name}": value for name, value in figures.items() if not isinstance(value, str)},
@@ -126,4 +136,5 @@ def _document(run: Run, ended: bool, directory: Path) -> dict[str, Any]:
         "trials": run.find("trials.json") or [],
         "artifacts": artifacts,
         "ended": ended,
+        "failed": failed,
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,6 +15,7 @@ from rich.text import Text
 from stream.adapters.redis_resubmissions import IN_DOUBT, SENT, RedisResubmissions
 from stream.cli.producing import follow
 from stream.cli.showing import safe
+from stream.core.moments import moment_text
 from stream.core.scoring import ERROR_HEADER
 from stream.errors import Unavailable
 from stream.messages import DeadLetter
@@ -112,7 +112,9 @@ def summary_table(letters: Sequence[Letter], states: dict[str, str]) -> Table:
         its = [letter for letter in letters if letter.about.code == code]
         again = sum(letter.source in states for letter in its)
         newest = its[-1]
-        table.add_row(safe(code), f"{count:,}", f"{again:,}", _time(newest.timestamp_ms), safe(newest.about.message))
+        table.add_row(
+            safe(code), f"{count:,}", f"{again:,}", moment_text(newest.timestamp_ms), safe(newest.about.message)
+        )
     return table
 
 
@@ -124,15 +126,8 @@ def letters_table(letters: Iterable[Letter], states: dict[str, str], *, values: 
     for letter in letters:
         what = _shown(letter.value) if values else safe(letter.about.message)
         state = {SENT: "yes", IN_DOUBT: "in doubt"}.get(states.get(letter.source, ""), "")
-        table.add_row(letter.source, _time(letter.timestamp_ms), _shown(letter.key), state, what)
+        table.add_row(letter.source, moment_text(letter.timestamp_ms), _shown(letter.key), state, what)
     return table
-
-
-def _time(at_ms: int) -> str:
-    try:
-        return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    except (ValueError, OverflowError, OSError):  # of no calendar
-        return str(at_ms)
 
 
 def _shown(data: bytes | None) -> Text:

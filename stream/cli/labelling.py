@@ -6,7 +6,6 @@ import csv
 import getpass
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +25,7 @@ from stream.cli.producing import produce as send
 from stream.cli.showing import figure, safe
 from stream.cli.sources import Produced
 from stream.core.annotating import Agreement
+from stream.core.moments import moment_text
 from stream.errors import ConfigurationError
 from stream.messages import LabelRequest, LabelValue
 from stream.pipeline import Pipeline
@@ -194,12 +194,8 @@ def _panel(asked: OpenRequest, title: str) -> Panel:
         parts = ", ".join(f"{safe(name).plain} {part:+.2f}" for name, part in request.explanation.contributions[:5])
         table.add_row("because of", Text(parts))
     table.add_row("asked because", safe(request.reason))
-    name = f"{safe(request.event_id).plain} of {safe(asked.key.decode(errors='replace')).plain}, {_moment(request.occurred_at_ms)}"
+    name = f"{safe(request.event_id).plain} of {safe(asked.key.decode(errors='replace')).plain}, {moment_text(request.occurred_at_ms)}"
     return Panel(table, title=Text(title), subtitle=Text(name), title_align="left", subtitle_align="left", expand=False)
-
-
-def _moment(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1e3, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 # -- elsewhere -----------------------------------------------------------------------------------------------------------
@@ -214,8 +210,8 @@ def write_requests(pipeline: Pipeline, path: Path, requests: Sequence[OpenReques
         for asked in requests:
             request = asked.request
             about = [
-                request.event_id, asked.key.decode(errors="replace"), _moment(request.requested_at_ms),
-                _moment(request.expires_at_ms), request.prediction, request.uncertainty, request.reason,
+                request.event_id, asked.key.decode(errors="replace"), moment_text(request.requested_at_ms),
+                moment_text(request.expires_at_ms), request.prediction, request.uncertainty, request.reason,
             ]  # fmt: skip
             rows.writerow([*map(_cell, [*about, *(request.features.get(name) for name in features)]), ""])
 

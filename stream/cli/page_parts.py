@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stream.cli.pages import escape
-from stream.cli.showing import moment_text
+from stream.core.moments import moment_text
 
 __all__ = ["absent", "card", "duration", "percent", "plot", "section", "time_of"]
 

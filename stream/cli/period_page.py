@@ -97,8 +97,7 @@ def _objectives(report: PeriodReport) -> str:
         value = NOT_KNOWN if one.figure is None else _of_objective(one.name, one.figure)
         wanted = one.wanted
         if one.name.endswith("_ms"):
-            bound, _, limit = one.wanted.rpartition(" ")
-            wanted = f"{bound} {duration(float(limit))}"
+            wanted = f"{one.wanted.rpartition(' ')[0]} {duration(one.target)}"
         rows.append(
             [
                 words(one.name.removesuffix("_ms")),

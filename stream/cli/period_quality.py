@@ -49,10 +49,8 @@ def quality_section(report: PeriodReport) -> str:
         line("against prior", "blue", "skill_vs_prior"),
         line("against persistence", "orange", "skill_vs_persistence"),
     ]
-    wanted = [
-        (float(o.wanted.rpartition(" ")[2]), "objective") for o in report.objectives if o.name == report.key_figure
-    ]
-    skill = [(float(o.wanted.rpartition(" ")[2]), "objective") for o in report.objectives if o.name.startswith("skill")]
+    wanted = [(one.target, "objective") for one in report.objectives if one.name == report.key_figure]
+    skill = [(one.target, "objective") for one in report.objectives if one.name.startswith("skill")]
     legend = [(one.name, one.colour) for one in above]
     note = f"{its.judged:,} answers, judged as they were served; slots of {duration(report.span.width_ms)}"
     charts = plot(key, legend, line_chart(above, label=f"{key} over the period", marks=_marks(report), levels=wanted))

@@ -18,7 +18,7 @@ from stream.adapters.redis_models import RedisModelStore
 from stream.batch.run_history import past_runs
 from stream.cli.dead_letters import read_letters
 from stream.cli.producing import follow
-from stream.cli.showing import moment_text
+from stream.core.moments import moment_text
 from stream.core.period_reports import Found, Missing, TrainingRun
 from stream.core.periods import PeriodFold, Span, slots_of
 from stream.core.records import Record

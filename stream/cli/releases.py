@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -20,7 +20,8 @@ from stream.adapters.file_pipelines import load_pipeline
 from stream.cli.arguments import PipelineFile
 from stream.cli.history import moment_ms
 from stream.cli.producing import follow
-from stream.cli.showing import figure, moment_text, read_status, safe, words
+from stream.cli.showing import figure, read_status, safe, words
+from stream.core.moments import moment_text
 from stream.errors import ConfigurationError
 from stream.messages import Release
 from stream.settings import Settings, load_settings
@@ -31,6 +32,7 @@ __all__ = ["COMMANDS", "models_view", "read_releases", "reigns_at"]
 DATE = re.compile(r"\d{4}-?(\d{2}-?\d{2}|W\d{2}-?\d)")  # as `fromisoformat` reads one
 DAY_MS = 86_400_000
 STYLES = {"promoted": "bold green", "rolled_back": "bold red", "rejected": "red", "canary": "cyan", "released": "cyan"}
+NOT_LISTED = ("base", "rival", "stage", "share", "won", "gain_low", "gain_high", "gain_confidence")  # in words before
 console = Console()
 Reason = Annotated[str, typer.Option(help="why; it stays in the record")]
 BaseName = Annotated[str, typer.Argument(help="the model's base, such as 84c5abf7")]
@@ -211,6 +213,22 @@ def models_view(learner: Any, waiting: Sequence[str], bases: Sequence[str]) -> G
     return Group(*parts)
 
 
+def gain_text(trial: Mapping[str, Any]) -> str:
+    """The confidence sequence of the difference, in words."""
+    low, high = (None if trial[key] is None else f"{trial[key]:+.3g}" for key in ("gain_low", "gain_high"))
+    unit = "of the rival's mean absolute error" if "mae_rival" in trial else "in loss (half the Brier score, by class)"
+    found = (
+        f"{low} to {high}"
+        if low and high
+        else f"at least {low}"
+        if low
+        else f"at most {high}"
+        if high
+        else "not known yet"
+    )
+    return f"better by {found}, {unit}; {trial['gain_confidence']:.0%} confidence, whenever one looks"
+
+
 def trial_text(trial: Any) -> Text:
     """How the trial stands, in a sentence and figures."""
     who = "the new champion" if trial["stage"] == "probation" else "the candidate"
@@ -219,7 +237,9 @@ def trial_text(trial: Any) -> Text:
         text.append(f", answering {trial['share']:.0%} of the entities")
     if trial["won"]:
         text.append("; it has won and waits for `driftloop promote`", style="green")
-    figures = {k: v for k, v in trial.items() if k not in ("base", "rival", "stage", "share", "won")}
+    if "gain_confidence" in trial:  # a learner of before has none
+        text.append(f"\n{gain_text(trial)}")
+    figures = {k: v for k, v in trial.items() if k not in NOT_LISTED}
     text.append("\n" + ", ".join(f"{words(key)} {figure(value)}" for key, value in figures.items()), style="dim")
     return text
 

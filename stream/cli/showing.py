@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -37,7 +36,6 @@ __all__ = [
     "drift_text",
     "exact_view",
     "figure",
-    "moment_text",
     "objectives_table",
     "prediction_line",
     "read_status",
@@ -157,18 +155,6 @@ def figure(value: Any) -> str:
 def safe(text: object) -> Text:
     """What comes from a record, for a terminal: no markup, and control characters as their escapes."""
     return Text("".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text)))
-
-
-def moment_text(at_ms: int) -> str:
-    """Epoch milliseconds as a moment, UTC.
-
-    >>> moment_text(0), moment_text(10**18)
-    ('1970-01-01 00:00:00', '1000000000000000000 ms')
-    """
-    try:
-        return datetime.fromtimestamp(at_ms / 1e3, UTC).strftime("%Y-%m-%d %H:%M:%S")
-    except (ValueError, OverflowError, OSError):  # no date that a calendar has
-        return f"{at_ms} ms"
 
 
 def words(key: str) -> str:

@@ -21,15 +21,19 @@ import math
 
 import msgspec
 
+from stream.core.intervals import BETS, Interval
 from stream.messages import LabelValue, Served
 
-__all__ = ["BLOCK", "Evidence", "Losses"]
+__all__ = ["BLOCK", "UNITS", "Evidence", "Losses"]
 
 BLOCK = 128
-BETS = (0.05, 0.1, 0.2, 0.4, 0.8)  # shares of the wealth, each gambled by its own gambler
 CLIP_AT = 3.0  # standard deviations of a block's mean
 BLOCKS_FIRST = 3  # only show how far block means scatter; nobody bets on them
 WEIGHT_MAX = 10.0
+UNITS = {
+    "classes": WEIGHT_MAX,
+    "regression": 4.0,
+}  # a difference of 1, as a loss and in mean absolute errors of the first
 LOG_WEALTH_MAX = 600.0  # beyond that exp overflows, and nobody needs it
 
 
@@ -50,6 +54,7 @@ class Evidence(msgspec.Struct, array_like=True):
     total: float = 0.0
     log_better: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(BETS))
     log_worse: list[float] = msgspec.field(default_factory=lambda: [0.0] * len(BETS))
+    interval: Interval | None = None  # where it is wanted, how large the difference is
 
     def add(self, gain: float) -> bool:
         """Take one difference, first loss minus second, in [-1, 1]; true when a block is full."""
@@ -60,6 +65,8 @@ class Evidence(msgspec.Struct, array_like=True):
             return False
         mean = self.sum_now / BLOCK
         if self.blocks >= BLOCKS_FIRST:
+            if self.interval is not None:
+                self.interval.add(mean, self._cut())
             stake = self._stake(mean)
             for i, bet in enumerate(BETS):
                 self.log_better[i] = min(self.log_better[i] + math.log1p(bet * stake), LOG_WEALTH_MAX)
@@ -71,15 +78,18 @@ class Evidence(msgspec.Struct, array_like=True):
 
     def _stake(self, mean: float) -> float:
         """A block's mean in units of how the blocks before it scattered, -1 to 1."""
-        before = self.sums[0] / self.blocks
-        scale = CLIP_AT * math.sqrt(max(self.sums[1] / self.blocks - before * before, 0.0))
+        scale = self._cut()
         if abs(mean) >= scale:
             return math.copysign(1.0, mean) if mean else 0.0
         return mean / scale
 
+    def _cut(self) -> float:
+        before = self.sums[0] / self.blocks
+        return CLIP_AT * math.sqrt(max(self.sums[1] / self.blocks - before * before, 0.0))
+
     def again(self) -> Evidence:
         """Nothing is known of who is better, but how far block means scatter is."""
-        return Evidence(blocks=self.blocks, sums=self.sums)
+        return Evidence(blocks=self.blocks, sums=self.sums, interval=Interval())
 
     @property
     def better(self) -> float:

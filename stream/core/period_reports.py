@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -80,6 +81,7 @@ class Objective(msgspec.Struct, frozen=True):
     kept: bool | None
     slots_kept: int | None = None
     slots_known: int | None = None
+    target: float = math.nan  # what `wanted` says, as a number
 
 
 class NotedDrift(msgspec.Struct, frozen=True):
@@ -175,7 +177,7 @@ def _objectives(pipeline: Pipeline, examples: ExampleFigures | None, coverage: f
         if one.name in by_slot and examples is not None:
             field, wanted, most = by_slot[one.name]
             kept, known = kept_slots(examples.course, field, float(wanted or 0.0), most=most)
-        objectives.append(Objective(one.name, one.wanted, one.now, one.kept, kept, known))
+        objectives.append(Objective(one.name, one.wanted, one.now, one.kept, kept, known, one.target))
     return objectives
 
 

@@ -17,7 +17,8 @@ from typing import Any, Literal
 import msgspec
 
 from stream.core.drifting import segment_values, told_apart
-from stream.core.evidence import Evidence, Losses
+from stream.core.evidence import UNITS, Evidence, Losses
+from stream.core.intervals import Interval
 from stream.core.querying import uniform_every
 from stream.messages import Example, LabelValue, Served
 from stream.pipeline import Pipeline
@@ -61,7 +62,7 @@ class Trial(msgspec.Struct, kw_only=True):
     scored: int = 0
     failures: int = 0
     won: bool = False  # and waits for a person
-    evidence: Evidence = msgspec.field(default_factory=Evidence)
+    evidence: Evidence = msgspec.field(default_factory=lambda: Evidence(interval=Interval()))
     segments: dict[str, dict[str, tuple[Losses, Evidence]]] = {}
     answers: tuple[dict[str, int], dict[str, int]] = msgspec.field(default_factory=lambda: ({}, {}))  # rival, base
     spans: dict[int, list[int]] = {}  # partition -> offsets of the first and the last event that has a label
@@ -247,6 +248,19 @@ class Trial(msgspec.Struct, kw_only=True):
             "evidence_better": _shown(self.evidence.better),
             "evidence_worse": _shown(self.evidence.worse),
             "distribution_shift": round(self.shift(task), 4),
+        }
+
+    def gain(self, alpha: float) -> dict[str, Any]:
+        """By how much the one on trial is better, with 1 - alpha at each end, at any time; see `intervals.py`.
+
+        Of classes in losses from 0 to 1 (half the Brier score, by class), of numbers in mean absolute errors of the rival.
+        """
+        low, high = self.evidence.interval.bounds(1.0 / alpha) if self.evidence.interval else (None, None)
+        unit = UNITS["regression" if self.losses.task == "regression" else "classes"]
+        return {
+            "gain_low": None if low is None else _shown(low * unit),
+            "gain_high": None if high is None else _shown(high * unit),
+            "gain_confidence": 1.0 - 2.0 * alpha,
         }
 
     def _decision(self, action: Any, rule: str, reason: str, share: float = 0.0) -> Decision:

@@ -295,5 +295,6 @@ class Slots:
                 "won": trial.won,
                 "needed": 1.0 / self._pipeline.rollout.alpha,
                 **trial.figures(self._pipeline.task),
+                **trial.gain(self._pipeline.rollout.alpha),
             }
         return report

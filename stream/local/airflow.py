@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from stream.adapters.airflow_connections import kafka_connection
+from stream.adapters.airflow_connections import WATCHED, kafka_connection
 from stream.errors import ConfigurationError, Unavailable
 from stream.local.airflow_client import AirflowClient
 from stream.local.postgres import PostgresServer
@@ -35,7 +35,6 @@ COMPONENTS: dict[str, tuple[str, ...]] = {
     "dag-processor": ("dag-processor",),
     "triggerer": ("triggerer", "--skip-serve-logs"),
 }
-WATCHED = ("drifts", "label_requests")
 # Why each is not what Airflow has by default: docs/decisions/011-airflow.md.
 SETTINGS = {
     "CORE__EXECUTOR": "LocalExecutor",

@@ -33,6 +33,7 @@ from stream.worker.app import WorkerApp
 from stream.worker.roles import LearnRole, ScoreRole
 from stream.worker.telemetry import Report, Telemetry, age_p99_ms
 from stream.worker.web.gathering import Gatherer
+from stream.worker.web.hosts import AllowedHosts
 from stream.worker.web.metrics import WorkerMetrics, registry
 from stream.worker.web.serving import Server, WebThread
 
@@ -184,6 +185,7 @@ def _web(pipeline: Pipeline, settings: Settings, names: TopicNames, telemetry: T
             KafkaTails(settings.kafka(), names),
         )
         metrics = registry(WorkerMetrics(pipeline.name, pipeline.task, telemetry))
-        return Server(settings.web_host, gatherer, telemetry, metrics), gatherer
+        hosts = AllowedHosts(settings.web_host, settings.web_allowed_hosts)
+        return Server(hosts, gatherer, telemetry, metrics), gatherer
 
     return WebThread(settings.web_host, settings.web_port, make)

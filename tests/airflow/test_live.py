@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from stream.errors import DriftloopError
 from tests.airflow.conftest import Watched
+
+FAILED = 4  # mlflow.entities.RunStatus, as its files have it
 
 pytestmark = [pytest.mark.integration, pytest.mark.airflow, pytest.mark.timeout(300)]
 
@@ -81,6 +86,25 @@ def test_a_failure_is_told_by_mail_webhook_and_slack_once_it_is_final(watched: W
     assert message["text"].startswith("*failing: fail failed*\n")
     assert "ValueError: out of &lt;luck&gt;" in message["text"]
     assert run_id in message["text"]
+
+
+def test_a_run_that_fails_ends_as_failed_in_mlflow_once_it_is_final(watched: Watched):
+    watched.wait(lambda: "failing_tracked" in watched.client.dags(), "the DAG to be read")
+    run_id = watched.client.trigger("failing_tracked")
+    assert watched.wait_run("failing_tracked", run_id) == "failed"
+    store = Path(watched.server.environment["DRIFTLOOP_ARTIFACT_URL"] + "-mlflow")
+
+    def found() -> list[dict[str, Any]]:
+        metas = [yaml.safe_load(meta.read_text()) for meta in store.glob("[0-9]*/*/meta.yaml")]
+        return [meta for meta in metas if meta]  # one that is being written is empty
+
+    watched.wait(lambda: [run["status"] for run in found()] == [FAILED], "the run to be failed in MLflow", 40)
+    (run,) = found()
+    assert run["run_name"] == f"failing_tracked.{run_id}"
+    (failure,) = store.glob(f"*/{run['run_id']}/tags/driftloop.failure")
+    assert failure.read_text().startswith("release: ")
+    assert "00000000" in failure.read_text()  # why the last attempt failed, not the first one
+    watched.wait(lambda: any(post["run_id"] == run_id for post in watched.posts), "the alert, as ever")
 
 
 def test_an_answer_given_at_once_is_not_lost(watched: Watched):

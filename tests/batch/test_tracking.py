@@ -13,6 +13,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -21,6 +22,7 @@ import msgspec
 import pytest
 import redis
 import yaml
+from pydantic import SecretStr
 
 from stream.adapters.delta_archive import ExampleArchive
 from stream.batch import retraining as steps
@@ -29,6 +31,7 @@ from stream.batch.tracking import track
 from stream.core.lean_pickle import dump_model, load_model
 from stream.core.model_bases import ModelBase, seal_base
 from stream.core.slots import Roster
+from stream.errors import Unavailable
 from stream.local.process import wait_until
 from stream.local.servers import RedisServer, free_port
 from stream.settings import Settings
@@ -179,6 +182,83 @@ def test_a_run_is_logged_once_with_all_that_it_left(done: Retraining, store: str
     )
 
 
+def test_a_run_that_fails_says_why_and_is_the_same_one_when_it_is_tried_again(
+    done: Retraining, store: str, monkeypatch: pytest.MonkeyPatch
+):
+    settings = done.settings.model_copy(update={"mlflow_tracking_uri": store})
+    monkeypatch.setattr("stream.batch.tracking.sys.executable", str(CLIENT))
+    monkeypatch.setattr("stream.batch.tracking.find_spec", lambda _: True)
+
+    def parents() -> list[tuple[str, str, str | None]]:
+        runs = look(store, f"driftloop.{done.name}")
+        return [
+            (run["id"], run["status"], run["tags"].get("driftloop.failure"))
+            for run in runs if "driftloop.trial" not in run["tags"]
+        ]  # fmt: skip
+
+    track(settings, done.loaded, "run-1", ended=False, python=str(CLIENT))  # the verdict is in, the release is to come
+    ((run, status, why),) = parents()
+    assert (status, why) == ("RUNNING", None)
+    steps.fail(settings, done.loaded, run_id="run-1", at="release", why="Unavailable: Redis is gone")
+    assert parents() == [(run, "FAILED", "release: Unavailable: Redis is gone")]
+    steps.fail(settings, done.loaded, run_id="run-1", at="release", why="Unavailable: still")
+    assert parents() == [(run, "FAILED", "release: Unavailable: still")]
+    track(settings, done.loaded, "run-1", ended=False)  # compare, cleared by somebody
+    assert parents() == [(run, "RUNNING", None)]
+    track(settings, done.loaded, "run-1", ended=True)
+    assert parents() == [(run, "FINISHED", None)]
+
+
+def test_a_retraining_that_fails_in_its_search_or_before_is_logged(
+    done: Retraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = (tmp_path / "mlflow").as_uri()
+    monkeypatch.setattr("stream.batch.tracking.sys.executable", str(CLIENT))
+    monkeypatch.setattr("stream.batch.tracking.find_spec", lambda _: True)
+    settings = done.settings.model_copy(update={"mlflow_tracking_uri": uri, "brokers": f"127.0.0.1:{free_port()}"})
+    with pytest.raises(Unavailable):  # no Kafka: there is nothing to archive
+        steps.retrain(settings, done.loaded, run_id="early")
+
+    monkeypatch.setattr(steps, "archive_examples", lambda *_: {})  # they are there
+    nowhere = settings.model_copy(update={"redis_url": SecretStr(f"redis://127.0.0.1:{free_port()}")})
+    with pytest.raises(Exception, match=r"(?i)redis"):
+        steps.retrain(nowhere, done.loaded, run_id="unsure")
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(steps.fitting, "fit", fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        steps.retrain(settings, done.loaded, run_id="late")
+    runs = [run for run in look(uri, f"driftloop.{done.name}") if "driftloop.trial" not in run["tags"]]
+    found = {run["tags"]["driftloop.run"]: run for run in runs}
+    assert len(runs) == 3 and {run["status"] for run in runs} == {"FAILED"}
+    assert found["early"]["tags"]["driftloop.failure"].startswith("archiving examples: Unavailable: ")
+    assert found["unsure"]["tags"]["driftloop.failure"].startswith("choosing the window: ")
+    assert found["late"]["tags"]["driftloop.failure"] == "fitting: RuntimeError: out of memory"
+    assert "window.to_offset" in found["late"]["params"]  # what it had come to
+
+
+def test_two_that_note_a_run_at_once_open_one(done: Retraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Tasks that fail together. They have no metrics: of those, a store in files shows others what is half written."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = (tmp_path / "mlflow").as_uri()
+    settings = done.settings.model_copy(update={"mlflow_tracking_uri": uri})
+    track(settings, done.loaded, "run-0", ended=True, failed="x", python=str(CLIENT))  # the experiment is there
+
+    def note(_: int) -> dict[str, Any]:
+        answer = track(settings, done.loaded, "run-2", ended=True, failed="plan_trials: x", python=str(CLIENT))
+        assert answer is not None and answer["logged"], answer
+        return answer
+
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(note, range(4)))
+    runs = [run for run in look(uri, f"driftloop.{done.name}") if run["tags"]["driftloop.run"] == "run-2"]
+    assert {answer["run_id"] for answer in answers} == {run["id"] for run in runs}
+    assert [run["status"] for run in runs] == ["FAILED"]
+
+
 def test_a_server_that_never_answers_costs_a_bounded_time(done: Retraining):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began_s = time.monotonic()
@@ -211,4 +291,5 @@ def test_without_the_package_it_says_so(done: Retraining):
 
 def test_nothing_happens_where_it_is_not_asked_for(done: Retraining):
     assert track(done.settings, done.loaded, "run-1", ended=True) is None
+    steps.fail(done.settings, done.loaded, run_id="run-1", at="fit", why="x")
     assert Run(done.settings, done.loaded, "run-1").find("mlflow.json") is None

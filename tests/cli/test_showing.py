@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from rich.console import Console
 
+from stream.cli.releases import trial_text
 from stream.cli.showing import PipelineStatus, drift_text, status_view
 from stream.core.evaluating import Evaluation
 from stream.core.learning import LearnStep
 from stream.core.records import Record
 from stream.core.remembering import Meta
+from stream.core.rollout import Trial
 from stream.core.unbiased import UnbiasedFigures
 from stream.messages import Drift, Moved, Served
 from tests.support.records import pipeline_of
@@ -110,3 +113,28 @@ def test_asking_for_labels_is_shown():
         "labels of person:[ann]: others contradicted 9 of 40",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [
+        (0.00123, 0.0456, "better by +0.00123 to +0.0456, in loss"),
+        (0.0, None, "better by at least +0, in loss"),
+        (None, -0.02, "better by at most -0.02, in loss"),
+        (None, None, "better by not known yet, in loss"),
+    ],
+)
+def test_by_how_much_a_model_on_trial_is_better(low: float | None, high: float | None, says: str):
+    trial = Trial.begin(pipeline_of(), "11111111", "22222222")
+    trial.labels = 1
+    shown = {
+        "base": trial.base, "rival": trial.rival, "stage": "canary", "share": 0.25, "won": False, "needed": 20.0,
+        **trial.figures("binary"), **trial.gain(0.05), "gain_low": low, "gain_high": high,
+    }  # fmt: skip
+    text = trial_text(shown).plain
+    assert says in text
+    assert "90% confidence, whenever one looks" in text
+    assert "gain" not in text
+    for name in ("gain_low", "gain_high", "gain_confidence"):
+        del shown[name]
+    assert "better by" not in trial_text(shown).plain  # of a learner of before

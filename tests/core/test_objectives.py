@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from stream import Objectives
 from stream.core.objectives import Delays, coverage_of, judge
+from stream.core.period_reports import Found, put_together
+from stream.core.periods import slots_of
 from stream.errors import ConfigurationError
 from tests.support.records import pipeline_of
 
@@ -72,3 +74,12 @@ def test_a_quantile_of_delays_is_within_a_fifth(delays: list[int], share: float)
 def test_what_is_wrong_is_named(changes: dict[str, Any], key: str):
     with pytest.raises(ConfigurationError, match=key):
         pipeline_of(objectives=Objectives(**changes))
+
+
+def test_a_report_has_the_bound_as_it_was_declared_not_as_it_is_written():
+    pipeline = pipeline_of(objectives=Objectives(skill=0.123456789, label_delay="1234567s"))
+    report = put_together(pipeline, slots_of(0, 1_000, 0, 0, 0), Found(), 0)
+    assert [(one.name, one.target) for one in report.objectives] == [
+        ("skill_vs_persistence", 0.123456789),
+        ("label_delay_p50_ms", 1_234_567_000),
+    ]

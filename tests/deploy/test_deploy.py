@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboard.json"
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "info": ("_info",), "histogram": ("_bucket", "_sum", "_count")}
 SERIES = {name + suffix: labels for name, (kind, labels, _) in METRICS.items() for suffix in SUFFIXES[kind]}
+NAME = re.compile(r"(?<![:\w$])((?:[a-z_]+:)?driftloop_\w+(?::\w+)?)")
+SCRAPED = {"instance", "job"}  # which Prometheus adds
 UNITS = ("_seconds", "_bytes", "_ratio", "_records", "_offset")
 
 
@@ -40,11 +43,85 @@ def test_every_metric_that_is_used_exists():
             assert name in SERIES, f"{name} in {expression}"
 
 
+def labels_of(name: str) -> set[str]:
+    """Of a series; a recorded one has those that its name begins with."""
+    if ":" in name:
+        return set(name.partition(":")[0].split("_"))
+    return {"pipeline", *SERIES[name], *SCRAPED, *(["le"] if name.endswith("_bucket") else [])}
+
+
+def closed(text: str, at: int) -> str:
+    """What the parenthesis that opens at `at` holds."""
+    depth = 0
+    for end in range(at, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[end], 0)
+        if depth == 0:
+            return text[at + 1 : end]
+    raise ValueError(f"( at {at} is not closed: {text}")
+
+
+def grouped(expression: str) -> Iterator[tuple[list[str], str]]:
+    """The label list of every aggregation and vector matching, and what it is of."""
+    for found in re.finditer(r"\b(by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)\s*", expression):
+        kind, listed = found[1], [label.strip() for label in found[2].split(",") if label.strip()]
+        if kind in ("by", "without"):
+            assert expression[found.end()] == "(", (
+                f"write `sum by (...) (...)`, so that this test sees of what: {expression}"
+            )
+            yield listed, closed(expression, found.end())
+        else:
+            yield listed, expression  # either side
+
+
+def unknown_labels(expression: str) -> set[tuple[str, str]]:
+    """Series and label, where the series has no such label: in matchers, by(), without(), on(), ignoring() and group_*()."""
+    found = set()
+    for name, matchers in re.findall(NAME.pattern + r"\{([^}]*)\}", expression):
+        found |= {(name, label) for label in re.findall(r"(\w+)\s*[=!]", matchers) if label not in labels_of(name)}
+    for listed, of in grouped(re.sub(r"\{[^}]*\}", "", expression)):
+        found |= {(name, label) for name in NAME.findall(of) for label in listed if label not in labels_of(name)}
+    return found
+
+
 def test_every_label_that_is_used_exists():
-    for expression in expressions():
-        for name, matchers in re.findall(r"(?<![:\w])(driftloop_\w+)\{([^}]*)\}", expression):
-            for label in re.findall(r"(\w+)\s*[=!]", matchers):
-                assert label in ("pipeline", *SERIES[name]), f"{label} of {name}"
+    assert [unknown_labels(expression) for expression in expressions()] == [set()] * len(expressions())
+    assert sum(len(list(grouped(expression))) for expression in expressions()) > 30
+    for rule in rules():
+        if "record" in rule:
+            (first, *_) = grouped(rule["expr"])
+            assert set(first[0]) - {"le"} == labels_of(rule["record"])
+
+
+@pytest.mark.parametrize(
+    ("expression", "unknown"),
+    [
+        ('driftloop_events_total{partitoin="0"}', {("driftloop_events_total", "partitoin")}),
+        ("sum by (pipelin) (rate(driftloop_events_total[1m]))", {("driftloop_events_total", "pipelin")}),
+        ("sum without (role) (driftloop_events_total)", {("driftloop_events_total", "role")}),
+        ("max by (le) (rate(driftloop_scoring_seconds_count[1m]))", {("driftloop_scoring_seconds_count", "le")}),
+        (
+            "driftloop_drift_active and on (pipeline, span) driftloop_judged_labels",
+            {("driftloop_drift_active", "span")},
+        ),
+        (
+            "driftloop_drift_active unless ignoring (topic) pipeline_topic:driftloop_lag_records:sum",
+            {("driftloop_drift_active", "topic")},
+        ),
+        ("pipeline:driftloop_events:rate1m{topic='a'}", {("pipeline:driftloop_events:rate1m", "topic")}),
+        ("sum by (pipeline, le) (rate(driftloop_scoring_seconds_bucket{pipeline='$p'}[5m])) > 0", set()),
+    ],
+)
+def test_a_label_that_does_not_exist_is_seen(expression: str, unknown: set[tuple[str, str]]):
+    assert unknown_labels(expression) == unknown
+
+
+def test_labels_in_texts_are_those_of_what_is_told():
+    """`$labels.x` of a name that the alert's series do not have is an empty place in a message at night."""
+    for rule in rules():
+        for label in re.findall(r"\$labels\.(\w+)", "".join(rule.get("annotations", {}).values())):
+            sources = [set(listed) for listed, _ in grouped(rule["expr"])]
+            sources += [labels_of(name) for name in NAME.findall(re.sub(r"\{[^}]*\}", "", rule["expr"]))]
+            assert label in set.union(*sources), f"{label} of {rule['alert']}"
 
 
 def test_recorded_names_are_made_before_they_are_used():

@@ -1,20 +1,24 @@
-"""Workers on a Kafka with SASL_SSL and rights, and on a Redis with users behind TLS: what docs/operating.md tells to grant."""
+"""Workers on a Kafka with SASL_SSL and rights, and on a Redis with users behind TLS: what docs/deploying.md tells to grant."""
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import redis
-from confluent_kafka import KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AclOperation, AdminClient, ResourceType
 
+from stream.adapters.airflow_connections import WATCHED
 from stream.adapters.file_pipelines import load_pipeline
 from stream.adapters.kafka_topics import KafkaTopics
+from stream.airflow.connections import connections
 from stream.cli.backing_up import back_up
 from stream.cli.checks import examine
 from stream.cli.facts import gather
@@ -40,6 +44,7 @@ KAFKA_RIGHTS = [
     (ResourceType.TOPIC, f"{NAME}.", AclOperation.DESCRIBE_CONFIGS),
     (ResourceType.GROUP, f"{NAME}-", AclOperation.READ),
 ]
+WATCHER_GROUPS = [f"driftloop-airflow-{NAME}", f"driftloop-airflow-{NAME}-label_requests"]
 REDIS_RIGHTS = (
     f"~{{{NAME}:*}}:* ~{{{NAME}:control}} ~{{{NAME}}}:* resetchannels -@all +@read +@write +@connection +@transaction "
     "+eval +evalsha +script|load +script|exists -@dangerous +info +time"
@@ -139,6 +144,39 @@ def test_a_pair_of_workers_over_tls_with_no_more_rights_than_documented(secured:
             worker.signal(15)
         codes = [worker.stop(30) for worker in workers]
     assert codes == [0, 0], [worker.tail(20) for worker in workers]
+
+
+def test_airflows_watchers_join_with_their_connections_once_their_groups_are_granted(secured: Secured):
+    """As Airflow's hook does: a consumer of what the connection says, subscribed, which commits."""
+    KafkaTopics(secured.kafka.client(ADMIN), TopicNames(NAME)).create(2, 1)
+    extras = [json.loads(value)["extra"] for value in connections(secured.settings, NAME).values()]
+    assert [extra["group.id"] for extra in extras] == WATCHER_GROUPS
+    for extra, topic in zip(extras, WATCHED, strict=True):
+        assert join(extra, f"{NAME}.{topic}") == 0
+    secured.kafka.grant([(ResourceType.GROUP, group, AclOperation.READ) for group in WATCHER_GROUPS], exactly=True)
+    for extra, topic in zip(extras, WATCHED, strict=True):
+        wait_until(
+            lambda extra=extra, topic=topic: join(extra, f"{NAME}.{topic}") > 0, 20, "the brokers to know the right"
+        )
+
+
+def join(config: dict[str, Any], topic: str) -> int:
+    """How many partitions it is given, none without a right to the group; commits its place in the first one."""
+    consumer = Consumer(config)
+    try:
+        consumer.subscribe([topic])
+        deadline_s = time.monotonic() + 30
+        while not (owned := consumer.assignment()):
+            message = consumer.poll(0.2)
+            if message is not None and (error := message.error()) is not None:
+                if error.code() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                    return 0
+                raise KafkaException(error)
+            assert time.monotonic() < deadline_s, f"{topic}: nothing is assigned"
+        consumer.commit(offsets=[TopicPartition(topic, owned[0].partition, 0)], asynchronous=False)
+        return len(owned)
+    finally:
+        consumer.close()
 
 
 @pytest.mark.parametrize(

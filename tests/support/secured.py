@@ -119,12 +119,11 @@ class SecuredKafka(KafkaServer):
         except KafkaException:
             return False
 
-    def grant(self, rights: Iterable[tuple[ResourceType, str, AclOperation]]) -> None:
-        """Rights of the worker on everything whose name begins so."""
+    def grant(self, rights: Iterable[tuple[ResourceType, str, AclOperation]], exactly: bool = False) -> None:
+        """Rights of the worker on everything whose name begins so, or on this name only."""
+        pattern = ResourcePatternType.LITERAL if exactly else ResourcePatternType.PREFIXED
         bindings = [
-            AclBinding(
-                kind, name, ResourcePatternType.PREFIXED, f"User:{WORKER}", "*", operation, AclPermissionType.ALLOW
-            )
+            AclBinding(kind, name, pattern, f"User:{WORKER}", "*", operation, AclPermissionType.ALLOW)
             for kind, name, operation in rights
         ]
         admin = AdminClient(self.client(ADMIN))

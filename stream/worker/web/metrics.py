@@ -21,6 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from stream.core.evaluating import KEY_FIGURE
+from stream.core.objectives import Judged
 from stream.worker.latencies import EDGES_S
 from stream.worker.telemetry import PartitionLook, Telemetry
 
@@ -56,8 +57,20 @@ METRICS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "driftloop_skill_ratio": ("gauge", ("baseline", "span"), "1 is perfect, 0 no better than the baseline."),
     "driftloop_judged_labels": ("gauge", ("span",), "Labels that the figures rest on."),
     "driftloop_segment_quality": ("gauge", ("segment", "value"), "The key figure in the window of a segment."),
-    "driftloop_objective_target": ("gauge", ("objective",), "What is promised, in the unit of the objective."),
-    "driftloop_objective_current": ("gauge", ("objective",), "Its figure now; no value while it is not known."),
+    "driftloop_objective_target_ratio": ("gauge", ("objective",), "What is promised, of an objective without a unit."),
+    "driftloop_objective_current_ratio": ("gauge", ("objective",), "Its figure now; no value while it is not known."),
+    "driftloop_objective_target_seconds": ("gauge", ("objective",), "What is promised, of a latency or a delay."),
+    "driftloop_objective_current_seconds": ("gauge", ("objective",), "Its figure now; no value while it is not known."),
+    "driftloop_objective_target_label_units": (
+        "gauge",
+        ("objective",),
+        "What is promised, of a regression's error: in the unit of its labels.",
+    ),
+    "driftloop_objective_current_label_units": (
+        "gauge",
+        ("objective",),
+        "Its figure now; no value while it is not known.",
+    ),
     "driftloop_objective_kept": ("gauge", ("objective",), "1 kept, 0 broken; no value while that is not known."),
     "driftloop_label_requests": ("counter", ("partition",), "Label requests that were made."),
     "driftloop_label_requests_answered": ("counter", ("partition",), "Labels of events that people were asked about."),
@@ -125,9 +138,7 @@ class WorkerMetrics(Collector):
             yield from _partition(role, str(number), look)
         if role == "learn" and looks:
             for one in telemetry.judged:
-                yield "objective_target", (one.name,), one.target
-                yield "objective_current", (one.name,), one.now
-                yield "objective_kept", (one.name,), None if one.kept is None else int(one.kept)
+                yield from _objective(one)
         if role == "learn" and telemetry.status is not None and looks:
             try:
                 yield from _learner(msgspec.json.decode(telemetry.status), self._key)
@@ -174,6 +185,18 @@ def _partition(role: str, number: str, look: PartitionLook) -> Iterator[tuple[st
             yield name, (number,), counts.get(name, 0)
     yield "scoring_seconds", (number,), look.scoring
     yield "event_age_seconds", (number,), look.age
+
+
+def _objective(one: Judged) -> Iterator[tuple[str, tuple[str, ...], Any]]:
+    """In the base unit that the metric's name ends with, so the objective is named without one."""
+    name, unit, scale = one.name, "ratio", 1.0
+    if name.endswith("_ms"):
+        name, unit, scale = name.removesuffix("_ms"), "seconds", 1e-3
+    elif name == KEY_FIGURE["regression"]:
+        unit = "label_units"
+    yield f"objective_target_{unit}", (name,), one.target * scale
+    yield f"objective_current_{unit}", (name,), None if one.now is None else one.now * scale
+    yield "objective_kept", (name,), None if one.kept is None else int(one.kept)
 
 
 def _learner(status: Mapping[str, Any], key: str) -> Iterator[tuple[str, tuple[str, ...], Any]]:

@@ -7,7 +7,6 @@ serve a page is logged and nothing else.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import threading
 import time
@@ -22,6 +21,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from stream.worker.telemetry import Telemetry
 from stream.worker.web.gathering import Gatherer
+from stream.worker.web.hosts import AllowedHosts
 
 __all__ = ["WebThread"]
 
@@ -80,14 +80,19 @@ class Server:
     """The routes. Everything belongs to one event loop."""
 
     def __init__(
-        self, host: str, gatherer: Gatherer, telemetry: Telemetry, registry: CollectorRegistry, push_s: float = PUSH_S
+        self,
+        hosts: AllowedHosts,
+        gatherer: Gatherer,
+        telemetry: Telemetry,
+        registry: CollectorRegistry,
+        push_s: float = PUSH_S,
     ) -> None:
         self._gatherer = gatherer
         self._telemetry = telemetry
         self._registry = registry
         self._push_s = push_s
         self._viewers = 0
-        self._local = _is_loopback(host)
+        self._hosts = hosts
         self._assets = {
             path: (resources.files(__package__).joinpath("assets", name).read_bytes(), kind)
             for path, (name, kind) in ASSETS.items()
@@ -109,9 +114,10 @@ class Server:
     async def _guard(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        if self._local and not _is_loopback(request.url.host or ""):
-            # A page of elsewhere whose name was made to point here (DNS rebinding).
-            return web.Response(status=403, text="this address is for this machine only\n", headers=HEADERS)
+        if not self._hosts.allow(request.url.host or ""):
+            name = ascii(request.url.host)[:100]
+            text = f"this server does not answer to the name {name}: put it into DRIFTLOOP_WEB_ALLOWED_HOSTS\n"
+            return web.Response(status=403, text=text, headers=HEADERS)
         try:
             response = await handler(request)
         except web.HTTPException as error:
@@ -174,15 +180,6 @@ class Server:
 def _health(health: Health) -> web.Response:
     body = msgspec.json.encode({"status": "ok" if health.fine else "not ok", "reason": health.reason})
     return web.Response(status=200 if health.fine else 503, body=body, content_type="application/json")
-
-
-def _is_loopback(host: str) -> bool:
-    if host.lower().rstrip(".") == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 class WebThread:

@@ -148,7 +148,10 @@ def learner(status: Mapping[str, Any], task: str) -> dict[str, Any]:
 
 def objectives(judged: Sequence[Judged]) -> list[dict[str, Any]]:
     """What was promised, and whether it is kept; `kept` is None while that is not known."""
-    return [{"name": one.name, "wanted": one.wanted, "now": one.now, "kept": one.kept} for one in judged]
+    return [
+        {"name": one.name, "wanted": one.wanted, "target": one.target, "now": one.now, "kept": one.kept}
+        for one in judged
+    ]
 
 
 def budget(labelling: Labelling | None, metas: Sequence[Meta], counts: Mapping[str, int]) -> dict[str, Any] | None:

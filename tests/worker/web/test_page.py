@@ -18,10 +18,12 @@ from playwright.sync_api import Browser, Page, expect
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream.cli.showing import PipelineStatus
+from stream.core.rollout import Trial
 from stream.local.servers import free_port
 from stream.local.stack import Stack
 from stream.worker.web.metrics import METRICS
 from tests.support.browser import browser, chromium_path
+from tests.support.records import pipeline_of
 from tests.support.world import World, card_stream
 
 pytestmark = pytest.mark.integration
@@ -196,8 +198,40 @@ def test_promises_and_the_label_budget_are_those_of_the_state(open_page: Callabl
     answered = sum(score["driftloop_label_requests_answered"].values())
     assert answered == counts["label_requests_answered"] > 0
     assert answered <= sum(score["driftloop_label_requests"].values()) == counts["label_requests"]
-    targets = learn["driftloop_objective_target"]
-    assert targets["driftloop_objective_target", "objective=skill_vs_persistence", f"pipeline={world.name}"] == 1.5
+    targets = learn["driftloop_objective_target_ratio"]
+    assert (
+        targets["driftloop_objective_target_ratio", "objective=skill_vs_persistence", f"pipeline={world.name}"] == 1.5
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "says"),
+    [
+        (0.00123, 0.0456, "+0.00123 to +0.0456 in loss"),
+        (None, -0.02, "at most −0.02 in loss"),
+        (None, None, "not known yet"),
+    ],
+)
+def test_a_trial_has_its_share_and_its_confidence_sequence(
+    open_page: Callable[..., Page], served: Served, low: float | None, high: float | None, says: str
+):
+    served.feed()
+    served.world.wait(lambda: bool(served.state()["learner"]), "the learner")
+    page = open_page()
+    trial = Trial.begin(pipeline_of(), "11111111", "22222222")
+    trial.labels, trial.stage = 1, "canary"
+    state = served.state()
+    state["learner"]["trial"] = {
+        "base": trial.base, "rival": trial.rival, "stage": trial.stage, "share": 0.25, "won": False, "needed": 20.0,
+        **trial.figures("binary"), **trial.gain(0.05), "gain_low": low, "gain_high": high,
+    }  # fmt: skip
+    body = f"event: state\ndata: {json.dumps(state)}\n\n"
+    page.route("**/stream", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    page.reload()
+    shown = page.locator("#trial")
+    expect(shown).to_contain_text("25 % of the entities", timeout=TEXT_S)
+    expect(shown).to_contain_text("better by, 90 % confidence whenever one looks")
+    expect(shown).to_contain_text(says)
 
 
 def test_every_workers_page_shows_the_same(served: Served):
@@ -233,10 +267,13 @@ def test_metrics_are_there_and_say_what_the_state_says(served: Served):
 
     world.wait(told, "the metrics to be those of the state")
     score, learn = served.metrics("score"), served.metrics("learn")
-    # All are declared by every worker; those of a trial have no values while there is none.
+    # All are declared by every worker; those of a trial or of a regression have no values while there is none, and those of
+    # a latency while no events come.
     assert METRICS.keys() <= score.keys() and METRICS.keys() <= learn.keys()
     without = {name for name in METRICS if not score[name] and not learn[name]}
-    assert without == {
+    assert without - {"driftloop_objective_current_seconds"} == {
+        "driftloop_objective_target_label_units",
+        "driftloop_objective_current_label_units",
         "driftloop_trial_labels",
         "driftloop_trial_evidence",
         "driftloop_trial_evidence_needed",

@@ -22,6 +22,7 @@ from stream.local.servers import free_port
 from stream.topics import TopicNames
 from stream.worker.telemetry import PartitionLook, Telemetry
 from stream.worker.web.gathering import Gatherer
+from stream.worker.web.hosts import AllowedHosts
 from stream.worker.web.metrics import WorkerMetrics, registry
 from stream.worker.web.serving import ALIVE_S, Server, WebThread, live, ready
 from tests.support.cards import pipeline
@@ -38,14 +39,16 @@ def telemetry() -> Telemetry:
     return Telemetry(store, "score", dict, no_status)
 
 
-def thread_of(telemetry: Telemetry, port: int) -> WebThread:
+def thread_of(telemetry: Telemetry, port: int, host: str = "127.0.0.1", names: str = "") -> WebThread:
     def make() -> tuple[Server, Gatherer]:
         client = redis_client(REDIS_NOWHERE, 1.0)
         stores = [kind(client, pipeline.name) for kind in (RedisModelStore, RedisTelemetry, RedisControl)]
         gatherer = Gatherer(pipeline, *stores, KafkaTails(NOWHERE, TopicNames.of(pipeline)))
-        return Server("127.0.0.1", gatherer, telemetry, registry(WorkerMetrics("cards", "binary", telemetry))), gatherer
+        return Server(
+            AllowedHosts(host, names), gatherer, telemetry, registry(WorkerMetrics("cards", "binary", telemetry))
+        ), gatherer
 
-    return WebThread("127.0.0.1", port, make)
+    return WebThread("127.0.0.1", port, make)  # tests listen on loopback, whatever the names are made of
 
 
 @pytest.fixture
@@ -58,9 +61,10 @@ def port() -> Iterator[int]:
     asyncio.run(thread.close())
 
 
-def status_of(port: int, path: str) -> int:
+def status_of(port: int, path: str, host: str | None = None) -> int:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Host": host} if host else {})
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=10) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         error.close()
@@ -87,6 +91,49 @@ def test_state_is_gathered_once_a_second_however_many_look(port: int):
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/state", timeout=10) as answer:
             bodies.add(answer.read())
     assert len(bodies) <= 1 + 2 * (time.monotonic() - began_s)
+
+
+@pytest.mark.parametrize("path", ["/", "/state", "/metrics", "/ready"])
+def test_bound_to_all_interfaces_it_answers_to_no_name_of_elsewhere(path: str):
+    its = free_port()
+    thread = thread_of(telemetry(), its, host="0.0.0.0", names="page.example.com, learn")
+    thread.start()
+    try:
+        wait_until(lambda: status_of(its, "/live") == 200, 10.0, "the page")
+        assert status_of(its, path, f"evil.example:{its}") == 403
+        for name in (
+            "localhost",
+            f"10.1.2.3:{its}",
+            "[fd00::1]",
+            socket.gethostname(),
+            "Page.example.com",
+            f"learn:{its}",
+        ):
+            assert status_of(its, path, name) in (200, 503), name
+    finally:
+        asyncio.run(thread.close())
+
+
+@pytest.mark.parametrize(
+    ("bound", "declared", "allowed", "refused"),
+    [
+        (
+            "127.0.0.1",
+            "",
+            ["localhost", "LOCALHOST.", "127.0.0.1", "127.1.2.3", "[::1]"],
+            ["10.0.0.1", "me.example", ""],
+        ),
+        ("10.0.0.1", "", ["10.0.0.1", "localhost"], ["10.0.0.2", "10.0.0.1.evil.example", "evil.example"]),
+        ("node.example", "", ["node.example"], ["evil.example", "10.0.0.1"]),
+        ("::", "", ["[fd00::1]", "192.168.0.1"], ["evil.example", "localhost.evil.example", ""]),
+        ("0.0.0.0", "*", ["any.example", "10.0.0.1"], []),
+        ("127.0.0.1", " a.example , 10.0.0.9", ["a.example", "10.0.0.9"], ["b.example", "10.0.0.8"]),
+    ],
+)
+def test_names_that_are_allowed(bound: str, declared: str, allowed: list[str], refused: list[str]):
+    hosts = AllowedHosts(bound, declared)
+    assert [name for name in allowed if not hosts.allow(name)] == []
+    assert [name for name in refused if hosts.allow(name)] == []
 
 
 def test_a_port_that_is_taken_is_an_error_in_the_log_and_nothing_else(caplog: pytest.LogCaptureFixture):

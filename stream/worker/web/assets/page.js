@@ -143,10 +143,9 @@ function objectives() {
   $("promised").hidden = !state.objectives.length;
   $("objectives").replaceChildren(...state.objectives.map((its) => {
     const [text, shown] = OBJECTIVES[its.name] ?? [word(its.name), figure];
-    const [most, value] = [its.wanted.startsWith("at most"), Number(its.wanted.split(" ").at(-1))];
     const [tone, verdict] = its.kept === null ? ["", "not known yet"] : its.kept ? ["good", "kept"] : ["bad", "broken"];
     return el("li", {}, el("span", { class: `pill ${tone}` }, verdict),
-      el("span", {}, `${text}: ${its.now === null ? "–" : shown(its.now)}, `, el("span", { class: "muted" }, `${most ? "at most" : "at least"} ${shown(value)}`)));
+      el("span", {}, `${text}: ${its.now === null ? "–" : shown(its.now)}, `, el("span", { class: "muted" }, `${its.wanted.startsWith("at most") ? "at most" : "at least"} ${shown(its.target)}`)));
   }));
 }
 
@@ -187,7 +186,9 @@ function models() {
   const pair = (k, v) => [el("dt", {}, k), el("dd", {}, v)];
   const wealth = el("div", { class: "chart wealth" }), rolling = el("div", { class: "chart wealth" });
   $("trial").append(
-    el("dl", { class: "pairs" }, ...pair("stage", trial.stage), ...pair("labels compared", whole(trial.labels)),
+    el("dl", { class: "pairs" }, ...pair("stage", trial.stage), ...(trial.stage === "canary" ? pair("answers", `${percent(trial.share)} of the entities`) : []),
+      ...("gain_confidence" in trial ? pair(`better by, ${percent(trial.gain_confidence)} confidence whenever one looks`, gain(trial)) : []),
+      ...pair("labels compared", whole(trial.labels)),
       ...pair(`${word(name)}: on trial, rival`, `${figure(trial[`${name}_candidate`])}, ${figure(trial[`${name}_rival`])}`),
       ...pair("distance of the answers", figure(trial.distribution_shift))),
     el("div", { class: "multi-title" }, el("span", {}, "Evidence, valid at any moment"), el("span", { class: "legend" }, el("span", { class: "c-green" }, "better"), el("span", { class: "c-red" }, "worse"))),
@@ -205,6 +206,14 @@ function models() {
     series: [{ cls: "c-grey", points: steps(points, 5) }, { cls: "c-blue", points: steps(points, 4) }], none: "It comes with the next labels.",
     label: `${word(name)} of the model on trial and of its rival, over the labels compared`,
   });
+}
+
+// A confidence sequence; it may have one end only.
+function gain(trial) {
+  const [low, high] = [trial.gain_low, trial.gain_high].map((x) => (x === null ? null : `${x < 0 ? "−" : "+"}${Number(Math.abs(x).toPrecision(3))}`));
+  const unit = "mae_rival" in trial ? "of the rival's mean absolute error" : "in loss";
+  if (low === null && high === null) return "not known yet";
+  return `${low === null ? `at most ${high}` : high === null ? `at least ${low}` : `${low} to ${high}`} ${unit}`;
 }
 
 // The figures of a trial are means since its beginning; between two points lies the mean of the labels between them.

@@ -1,0 +1,52 @@
+"""What a scrape says of what the telemetry holds."""
+
+from __future__ import annotations
+
+import pytest
+
+from stream.adapters.redis_connections import redis_client
+from stream.adapters.redis_telemetry import RedisTelemetry
+from stream.core.objectives import judge
+from stream.lifecycle import Objectives
+from stream.local.servers import free_port
+from stream.worker.telemetry import PartitionLook, Telemetry
+from stream.worker.web.metrics import WorkerMetrics
+from tests.support.records import pipeline_of
+
+WANTED = Objectives(quality=0.5, skill=0.1, latency_p99_ms=250, label_delay="2h", label_coverage=0.75)
+
+
+def told(task: str, **known: float) -> dict[tuple[str, str], float]:
+    """(metric, objective) -> value, of a learner that owns a shard."""
+    nowhere = RedisTelemetry(redis_client(f"redis://127.0.0.1:{free_port()}", 1.0), "cards")  # a scrape asks nobody
+    telemetry = Telemetry(nowhere, "learn", dict, lambda: None)
+    telemetry.judged = judge(pipeline_of(task=task, objectives=WANTED), None, **known)
+    telemetry.latest = {0: PartitionLook({}, {}, {}, 0)}
+    return {
+        (sample.name.removeprefix("driftloop_objective_"), sample.labels["objective"]): sample.value
+        for family in WorkerMetrics("cards", task, telemetry).collect()
+        for sample in family.samples
+        if sample.name.startswith("driftloop_objective_")
+    }
+
+
+def test_one_metric_has_one_unit():
+    assert told("binary", latency_p99_ms=125.0, label_coverage=0.5) == pytest.approx(
+        {
+            ("target_ratio", "average_precision"): 0.5,
+            ("target_ratio", "skill_vs_persistence"): 0.1,
+            ("target_ratio", "label_coverage"): 0.75,
+            ("current_ratio", "label_coverage"): 0.5,
+            ("kept", "label_coverage"): 0,
+            ("target_seconds", "latency_p99"): 0.25,
+            ("current_seconds", "latency_p99"): 0.125,
+            ("kept", "latency_p99"): 1,
+            ("target_seconds", "label_delay_p50"): 7_200,
+        }
+    )
+
+
+def test_a_regressions_error_is_in_the_unit_of_its_labels():
+    found = told("regression")
+    assert found["target_label_units", "mae"] == 0.5
+    assert ("target_ratio", "mae") not in found
