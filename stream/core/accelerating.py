@@ -118,7 +118,7 @@ class _Fused:
         self._vars: list[float] = []
         self._weights: list[float] = []
         self._intercept = 0.0
-        self._plain = False
+        self.refuses = True
         self._steps = 0
         self._step: Callable[..., Any] = lambda *_: None
         self._gradient: Callable[..., float] = final.loss.gradient
@@ -126,13 +126,9 @@ class _Fused:
         self._lr = final.optimizer.lr.learning_rate
         self._intercept_lr = final.intercept_lr.learning_rate
 
-    @property
-    def refuses(self) -> bool:
-        return not self._plain
-
     def learn(self, x: dict[str, Any], y: Any) -> None:
         names = self._names
-        if names is None and not self._plain:
+        if names is None and self.refuses:
             names = self._take(x)
         if tuple(x) != names:
             self._give_back()
@@ -169,7 +165,7 @@ class _Fused:
 
     def _give_back(self) -> None:
         self.sync()
-        self._names, self._plain = None, True
+        self._names, self.refuses = None, False
 
     def sync(self) -> None:
         names = self._names
@@ -204,7 +200,7 @@ def made(n, values, means, variances, weights, intercept, y, gradient_of):
 {each("    raw += w# * z#", count)}
     raw += intercept
 {gradient}
-    gradient = float(max(min(gradient, clip), -clip))
+    gradient = float(clip if gradient > clip else -clip if gradient < -clip else gradient)
     intercept -= intercept_lr * gradient
 {each("    w# -= lr * (z# * gradient)", count)}
     if not isfinite(intercept + {each("w#", count, " + ")} + {each("v#", count, " + ")}):  # or their sum only is too large
