@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Any
 
 from stream.adapters.memory import MemoryStateStore
@@ -62,7 +63,7 @@ class OfflineScoring:
     def _bound_objects(self, partition: int, remembered: Iterable[str]) -> None:
         """Of a history without labels, too, only the newest events are kept as objects."""
         newest = self._newest
-        newest.extend([(partition, event_id) for event_id in remembered])
+        newest.extend(zip(repeat(partition), remembered, strict=False))
         while len(newest) > OBJECTS_MAX:
             its, event_id = newest.popleft()
             kept: dict[str, Any] = self._store.partitions[its].remembered

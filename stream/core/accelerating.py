@@ -194,9 +194,11 @@ def made(n, values, means, variances, weights, intercept, y, gradient_of):
     {each("v#", count, ", ")}, = variances
     {each("w#", count, ", ")}, = weights
     raw = 0.0
-{each("    n# = m# + (x# - m#) / n", count)}
-{each("    v# += ((x# - m#) * (x# - n#) - v#) / n", count)}
-{each("    z# = (x# - n#) / v# ** 0.5 if v# else 0.0", count)}
+{each("    d# = x# - m#", count)}
+{each("    n# = m# + d# / n", count)}
+{each("    e# = x# - n#", count)}
+{each("    v# += (d# * e# - v#) / n", count)}
+{each("    z# = e# / v# ** 0.5 if v# else 0.0", count)}
 {each("    raw += w# * z#", count)}
     raw += intercept
 {gradient}

@@ -116,11 +116,11 @@ class DriftWatch:
         return self._block(rows)
 
     def _rows(self) -> list[_Row]:
-        measured = self._measured
-        return self._taken + [
-            (offset, at_ms, *measured(example.label, served), example.occurred_at_ms, example.features)
-            for offset, at_ms, example, served in self._pending
-        ]
+        measured, rows = self._measured, list(self._taken)
+        for offset, at_ms, example, served in self._pending:
+            error, label, score = measured(example.label, served)
+            rows.append((offset, at_ms, error, label, score, example.occurred_at_ms, example.features))
+        return rows
 
     def _block(self, rows: list[_Row]) -> DriftMessage | None:
         alarms: list[_Alarm] = []
@@ -307,7 +307,7 @@ class _Series:
             self._learn(total)
             return False
         adwin = self._adwin
-        before = adwin.estimation
+        before = adwin.estimation if self._rising else 0.0
         adwin.update((total - self._mean) / self.sd)
         return adwin.drift_detected and (not self._rising or adwin.estimation > before)
 

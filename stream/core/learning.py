@@ -106,6 +106,7 @@ class LearnStep:
         self.counts: dict[str, int] = {}
         self.offset = start  # of the next example
         self._at_ms = 0  # timestamp of the last one
+        self._waiting: list[tuple[Example, Record | Outgoing, int, int]] = []  # judged, to be learned within this step
         self.first = ModelBase(pipeline=pipeline.name, shard=shard, offset=start, model=pipeline.build())
         self.slots = Slots(pipeline, shard, Pupil.of(pipeline, self.first, extra_allowed))
 
@@ -181,9 +182,10 @@ class LearnStep:
         for record in records:
             self.offset, self._at_ms = record.offset + 1, record.timestamp_ms
             try:
-                self._example(parse(record), record.timestamp_ms, out)
+                self._example(parse(record), record, out)
             except RecordRejected as rejected:
-                self._reject(record, rejected, out)
+                out.append(self._rejected(record, rejected))
+        self._learn_waiting(out)
         return out
 
     def step_in_process(self, examples: Sequence[Outgoing]) -> list[Outgoing]:
@@ -193,23 +195,27 @@ class LearnStep:
         for outgoing in examples:
             example: Any = outgoing.value
             self.offset += 1
-            self._at_ms = at_ms = outgoing.timestamp_ms
+            self._at_ms = outgoing.timestamp_ms
             try:
                 check(example)
-                self._example(example, at_ms, out)
+                self._example(example, outgoing, out)
             except RecordRejected as rejected:
-                record = Record("examples", 0, self.offset - 1, at_ms, outgoing.key, encoded(outgoing).value)
-                self._reject(record, rejected, out)
+                out.append(self._rejected(outgoing, rejected))
+        self._learn_waiting(out)
         return out
 
-    def _reject(self, record: Record, rejected: RecordRejected, out: list[Outgoing]) -> None:
+    def _rejected(self, came: Record | Outgoing, rejected: RecordRejected, offset: int = -1) -> Outgoing:
         self._count("dead_letters")
         self._count(f"dead_letters.{rejected.code}")
-        out.append(dead_letter(record, rejected, "learn", TopicNames.of(self._pipeline)))
+        if isinstance(came, Outgoing):
+            offset = self.offset - 1 if offset < 0 else offset
+            came = Record("examples", 0, offset, came.timestamp_ms, came.key, encoded(came).value)
+        return dead_letter(came, rejected, "learn", TopicNames.of(self._pipeline))
 
-    def _example(self, example: Example, at_ms: int, out: list[Outgoing]) -> None:
-        """One example; `at_ms` is its Kafka timestamp."""
+    def _example(self, example: Example, came: Record | Outgoing, out: list[Outgoing]) -> None:
+        """One example, and as what it came."""
         partition, sequence, timing = example.partition, example.sequence, example.timing
+        at_ms = self._at_ms
         counts = self.counts
         seen = self._high_water.get(partition, 0)
         if sequence <= seen:
@@ -240,6 +246,9 @@ class LearnStep:
                 out.append(Outgoing("drifts", 0, key, msgspec.json.encode(drift), at_ms))
         self._distributions.add(example.features, example.occurred_at_ms)
         self._baselines.update(example.label)
+        if self.slots.state.trial is None and len(self.slots.pupils) == 1:
+            self._waiting.append((example, came, self.offset - 1, len(out)))
+            return
         if self.slots.state.trial is not None:
             self.slots.judge(example, self.offset, at_ms)
         self._learn_all(example)
@@ -261,6 +270,19 @@ class LearnStep:
                     refused = "updates_refused" if isinstance(error, UpdateRefused) else "learn_failed"
                     self._count(f"{slot}.{refused}")
         self._learn(example)
+
+    def _learn_waiting(self, out: list[Outgoing]) -> None:
+        """A champion alone learns a whole batch at once: nothing that is judged in between looks at it, and a processor does
+        sooner what it has just done.
+        """
+        waiting, self._waiting = self._waiting, []
+        letters = 0
+        for example, came, offset, at in waiting:
+            try:
+                self._learn(example)
+            except RecordRejected as rejected:
+                out.insert(at + letters, self._rejected(came, rejected, offset))  # where its turn was
+                letters += 1
 
     def _learn(self, example: Example) -> None:
         champion = self.slots.champion
