@@ -170,6 +170,18 @@ class Pupil:
             self._keep(dump_model(self.model))
         return stopped
 
+    def learn_block(self, examples: Sequence[Example]) -> bool:
+        """Learn examples in order, if that can be done at once; False: none was learned, `learn` them singly."""
+        if self._repeats and any(example.requested for example in examples):
+            return False
+        if not self._learner.learn_block([(example.features, example.label) for example in examples]):
+            return False
+        self.learned += len(examples)
+        self._since_good += examples
+        if len(self._since_good) >= GOOD_EVERY:
+            self._keep(dump_model(self.model))
+        return True
+
     def _learned(self) -> bool:
         self.learned += 1
         return self.learned % BOUND_EVERY == 0 and self._bound.enforce()

@@ -47,8 +47,9 @@ def named(names: Sequence[str]) -> Callable[[Iterable[Any]], dict[str, Any]]:
     """
     if not 0 < len(names) <= FEATURES_MAX:
         return lambda values: dict(zip(names, values, strict=True))
-    pairs = ", ".join(f"{name!r}: v{number}" for number, name in enumerate(names))
-    return unrolled(f"def made(values):\n    {each('v#', len(names), ', ')}, = values\n    return {{{pairs}}}", {})
+    count = len(names)
+    source = f"def made(values):\n    {each('v#', count, ', ')}, = values\n    return {{{each('n#: v#', count, ', ')}}}"
+    return unrolled(source, {f"n{number}": name for number, name in enumerate(names)})
 
 
 @lru_cache(maxsize=64)

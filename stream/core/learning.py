@@ -276,6 +276,9 @@ class LearnStep:
         sooner what it has just done.
         """
         waiting, self._waiting = self._waiting, []
+        if len(waiting) > 1 and self.slots.champion.learn_block([example for example, *_ in waiting]):
+            self.counts["learned"] = self.counts.get("learned", 0) + len(waiting)
+            return
         letters = 0
         for example, came, offset, at in waiting:
             try:
@@ -301,6 +304,10 @@ class LearnStep:
     def _count(self, name: str) -> int:
         self.counts[name] = value = self.counts.get(name, 0) + 1
         return value
+
+    def _sorted_counts(self) -> dict[str, int]:
+        """What was counted first depends on how examples were cut into batches; what is written must not."""
+        return dict(sorted(self.counts.items()))
 
     # -- candidates ------------------------------------------------------------------------------------------------
 
@@ -338,7 +345,7 @@ class LearnStep:
             self._evaluation.to_state(),
             self._baselines.to_state(),
             self._high_water,
-            self.counts,
+            self._sorted_counts(),
             {name: {value: its.to_state() for value, its in judged.items()} for name, judged in self._segments.items()},
             self._drift.to_state(),
             champion.start,
@@ -396,7 +403,7 @@ class LearnStep:
                 "version": self.version,
                 "digest": digest,
                 "model_size_bytes": size_bytes,
-                "counts": self.counts,
+                "counts": self._sorted_counts(),
                 "metrics": self.figures(),
                 "segments": {
                     name: {value: its.report() for value, its in judged.items()}

@@ -118,11 +118,12 @@ class ScoreHistogram:
         if total < CALIBRATION_MIN:
             return None
         error = events = expected = positives = 0.0
+        enough = max(total / 20, 100)
         for number, (n, p) in enumerate(zip(*self.counts, strict=True)):
             events += n + p
             expected += (n + p) * _MIDDLES[number]
             positives += p
-            if events >= max(total / 20, 100) or number == BINS - 1:
+            if events >= enough or number == BINS - 1:
                 error += abs(expected - positives)
                 events = expected = positives = 0.0
         return error / total
