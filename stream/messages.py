@@ -117,7 +117,7 @@ class Served(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     failed: Annotated[bool, Meta(description="it raised for this event, or its answer could not be written")] = False
 
 
-class Example(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+class Example(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A joined event and label: the features frozen at prediction time, what was served, and the truth."""
 
     event_id: Annotated[str, Meta(description="of the event")]

@@ -27,7 +27,8 @@ class OfflineScoring:
         self._form = form
         self._store = MemoryStateStore()
         self._partitions: dict[int, tuple[ScoreStep, Lease]] = {}
-        self._newest: deque[tuple[int, str]] = deque()
+        self._newest: deque[tuple[int, list[str]]] = deque()  # partition, event ids of a batch
+        self._objects = 0  # of all these batches
 
     @property
     def steps(self) -> list[ScoreStep]:
@@ -61,10 +62,15 @@ class OfflineScoring:
 
     def _bound_objects(self, partition: int, remembered: Iterable[str]) -> None:
         """Of a history without labels, too, only the newest events are kept as objects."""
-        newest = self._newest
-        newest.extend([(partition, event_id) for event_id in remembered])
-        while len(newest) > OBJECTS_MAX:
-            its, event_id = newest.popleft()
+        changed = list(remembered)
+        self._newest.append((partition, changed))
+        self._objects += len(changed)
+        while self._objects > OBJECTS_MAX:
+            its, oldest = self._newest.popleft()
+            self._objects -= len(oldest)
             kept: dict[str, Any] = self._store.partitions[its].remembered
-            if isinstance(kept.get(event_id), Remembered):
-                kept[event_id] = encode_remembered(kept[event_id])
+            kept |= {
+                event_id: encode_remembered(one)
+                for event_id in oldest
+                if isinstance(one := kept.get(event_id), Remembered)
+            }

@@ -7,8 +7,11 @@ all labels which had come by that time. Live, a model is a quarter of a second o
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -77,7 +80,22 @@ def replay(
         on_records: called with the number of records that were just done.
         on_output: called with every prediction, example, drift and dead letter.
     """
-    return asyncio.run(_Replay(pipeline, refresh, window, extra_allowed, on_output).over(records, on_records))
+    course = _Replay(pipeline, refresh, window, extra_allowed, on_output)
+    with _modules_left_alone():
+        return asyncio.run(course.over(records, on_records))
+
+
+@contextmanager
+def _modules_left_alone() -> Iterator[None]:
+    """What was there before is not walked again and again by the garbage collector, which a fast loop calls often."""
+    if gc.get_freeze_count():  # somebody has seen to it
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class _Replay:
@@ -176,7 +194,7 @@ def _batched(records: Iterable[Record], size: int) -> Iterator[list[Record]]:
 
 
 def _by_partition(records: Iterable[Record]) -> dict[int, list[Record]]:
-    parts: dict[int, list[Record]] = {}
+    parts: dict[int, list[Record]] = defaultdict(list)
     for record in records:
-        parts.setdefault(record.partition, []).append(record)
+        parts[record.partition].append(record)
     return parts

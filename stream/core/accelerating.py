@@ -8,8 +8,9 @@ River's own objects at `sync()`, so snapshots and digests cannot tell the differ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from math import exp, isfinite
+from textwrap import indent
 from typing import Any, Protocol
 
 from river import compose, linear_model, optim, preprocessing, tree
@@ -51,6 +52,9 @@ class Learner(Protocol):
 
     def learn(self, x: dict[str, Any], y: Any) -> None:
         """Raises UpdateRefused when a weight would not be finite; the model is then unchanged."""
+
+    def learn_block(self, lessons: Sequence[tuple[dict[str, Any], Any]]) -> bool:
+        """Learn features and labels one after the other. False: nothing was learned, `learn` them singly."""
 
     def sync(self) -> None: ...
 
@@ -94,6 +98,9 @@ class _Plain:
     def learn(self, x: dict[str, Any], y: Any) -> None:
         self._model.learn_one(x, y)
 
+    def learn_block(self, lessons: Sequence[tuple[dict[str, Any], Any]]) -> bool:
+        return False
+
     def sync(self) -> None:
         return None
 
@@ -118,34 +125,49 @@ class _Fused:
         self._vars: list[float] = []
         self._weights: list[float] = []
         self._intercept = 0.0
-        self._plain = False
+        self.refuses = True
         self._steps = 0
-        self._step: Callable[..., Any] = lambda *_: None
+        self._steps_over: Callable[..., Any] = lambda *_: None
         self._gradient: Callable[..., float] = final.loss.gradient
         self._clip = final.clip_gradient
         self._lr = final.optimizer.lr.learning_rate
         self._intercept_lr = final.intercept_lr.learning_rate
 
-    @property
-    def refuses(self) -> bool:
-        return not self._plain
-
     def learn(self, x: dict[str, Any], y: Any) -> None:
         names = self._names
-        if names is None and not self._plain:
+        if names is None and self.refuses:
             names = self._take(x)
         if tuple(x) != names:
             self._give_back()
             self._model.learn_one(x, y)
             return
-        updated = self._step(
-            self._n + 1, x.values(), self._means, self._vars, self._weights, self._intercept, y, self._gradient
+        if not self._learned([(x.values(), y)]):
+            raise UpdateRefused("a weight would not be finite")
+
+    def learn_block(self, lessons: Sequence[tuple[dict[str, Any], Any]]) -> bool:
+        names = self._names
+        if names is None or [tuple(x) for x, _ in lessons].count(names) < len(lessons):
+            return False
+        try:
+            return self._learned([(x.values(), y) for x, y in lessons])
+        except (
+            TypeError,
+            ValueError,
+            OverflowError,
+        ):  # what is no number; it is known which when they are learned singly
+            return False
+
+    def _learned(self, lessons: list[tuple[Iterable[float], Any]]) -> bool:
+        """False where a weight would not be finite; then none is learned."""
+        updated = self._steps_over(
+            self._n, lessons, self._means, self._vars, self._weights, self._intercept, self._gradient
         )
         if updated is None:
-            raise UpdateRefused("a weight would not be finite")
+            return False
         self._means, self._vars, self._weights, self._intercept = updated
-        self._n += 1
-        self._steps += 1
+        self._n += len(lessons)
+        self._steps += len(lessons)
+        return True
 
     def _take(self, x: dict[str, Any]) -> tuple[str, ...] | None:
         """Move River's state into the lists; None if it is not the plain kind."""
@@ -164,12 +186,12 @@ class _Fused:
         self._intercept = self._final.intercept
         self._names = names
         gradient = LOG_GRADIENT if type(self._final) is linear_model.LogisticRegression else GRADIENT
-        self._step = _unrolled_step(len(names), gradient, self._clip, self._lr, self._intercept_lr)
+        self._steps_over = _unrolled_steps(len(names), gradient, self._clip, self._lr, self._intercept_lr)
         return names
 
     def _give_back(self) -> None:
         self.sync()
-        self._names, self._plain = None, True
+        self._names, self.refuses = None, False
 
     def sync(self) -> None:
         names = self._names
@@ -186,31 +208,35 @@ class _Fused:
         self._steps = 0
 
 
-def _unrolled_step(count: int, gradient: str, clip: float, lr: float, intercept_lr: float) -> Callable[..., Any]:
-    """River's StandardScaler.learn_one, transform_one and GLM.learn_one over `count` features.
+def _unrolled_steps(count: int, gradient: str, clip: float, lr: float, intercept_lr: float) -> Callable[..., Any]:
+    """River's StandardScaler.learn_one, transform_one and GLM.learn_one over `count` features, example by example.
 
     Returns (means, variances, weights, intercept), or None if a weight would not be finite.
     """
     source = f"""
-def made(n, values, means, variances, weights, intercept, y, gradient_of):
-    {each("x#", count, ", ")}, = values
+def made(n, lessons, means, variances, weights, intercept, gradient_of):
     {each("m#", count, ", ")}, = means
     {each("v#", count, ", ")}, = variances
     {each("w#", count, ", ")}, = weights
-    raw = 0.0
-{each("    n# = m# + (x# - m#) / n", count)}
-{each("    v# += ((x# - m#) * (x# - n#) - v#) / n", count)}
-{each("    z# = (x# - n#) / v# ** 0.5 if v# else 0.0", count)}
-{each("    raw += w# * z#", count)}
-    raw += intercept
-{gradient}
-    gradient = float(max(min(gradient, clip), -clip))
-    intercept -= intercept_lr * gradient
-{each("    w# -= lr * (z# * gradient)", count)}
-    if not isfinite(intercept + {each("w#", count, " + ")} + {each("v#", count, " + ")}):  # or their sum only is too large
-        if not (isfinite(intercept) and {each("isfinite(w#) and isfinite(v#) and isfinite(n#)", count, " and ")}):
-            return None
-    return [{each("n#", count, ", ")}], [{each("v#", count, ", ")}], [{each("w#", count, ", ")}], intercept
+    for values, y in lessons:
+        n += 1
+        raw = 0.0
+        {each("x#", count, ", ")}, = values
+{each("        d# = x# - m#", count)}
+{each("        m# += d# / n", count)}
+{each("        e# = x# - m#", count)}
+{each("        v# += (d# * e# - v#) / n", count)}
+{each("        z# = e# / v# ** 0.5 if v# else 0.0", count)}
+{each("        raw += w# * z#", count)}
+        raw += intercept
+{indent(gradient, "    ")}
+        gradient = float(clip if gradient > clip else -clip if gradient < -clip else gradient)
+        intercept -= intercept_lr * gradient
+{each("        w# -= lr * (z# * gradient)", count)}
+        if not isfinite(intercept + {each("w#", count, " + ")} + {each("v#", count, " + ")}):  # or their sum is too large
+            if not (isfinite(intercept) and {each("isfinite(w#) and isfinite(v#) and isfinite(m#)", count, " and ")}):
+                return None
+    return [{each("m#", count, ", ")}], [{each("v#", count, ", ")}], [{each("w#", count, ", ")}], intercept
 """
     known = {"clip": clip, "lr": lr, "intercept_lr": intercept_lr, "isfinite": isfinite, "exp": exp}
     return unrolled(source, known)

@@ -8,7 +8,7 @@ value, a missing or nominal feature, another kind of leaf) is left to River.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import exp, inf, log, tau
 from typing import Any, NamedTuple
 
@@ -60,6 +60,9 @@ class TreeLearner:
 
     def sync(self) -> None:
         return None
+
+    def learn_block(self, lessons: Sequence[tuple[dict[str, Any], Any]]) -> bool:
+        return False
 
     def learn(self, x: dict[str, Any], y: Any) -> None:
         model = self._model

@@ -123,11 +123,11 @@ class DriftWatch:
         return self._block(rows)
 
     def _rows(self) -> list[_Row]:
-        measured = self._measured
-        return self._taken + [
-            (offset, at_ms, *measured(example.label, served), example.occurred_at_ms, example.features)
-            for offset, at_ms, example, served in self._pending
-        ]
+        measured, rows = self._measured, list(self._taken)
+        for offset, at_ms, example, served in self._pending:
+            error, label, score = measured(example.label, served)
+            rows.append((offset, at_ms, error, label, score, example.occurred_at_ms, example.features))
+        return rows
 
     def _block(self, rows: list[_Row]) -> DriftMessage | None:
         alarms: list[_Alarm] = []
@@ -343,7 +343,9 @@ class _Series:
     def restart(self, after: int) -> None:
         """After an alarm: what is usual is learned anew; of the past, only the blocks after the change are kept."""
         kept = list(self.recent)[after:]
-        self.__init__(self._delta, rising=self._rising, binary=self._binary)  # type: ignore[misc]
+        self.__init__(  # type: ignore[misc]
+            self._delta, rising=self._rising, binary=self._binary, reference=self._reference
+        )
         self.recent.extend(kept)
 
     def shift(self, at: int | None = None) -> _Shift:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -22,6 +22,7 @@ from stream.messages import LabelValue, Served
 
 __all__ = ["KEY_FIGURE", "SYSTEMS", "Baselines", "Evaluation", "loss_of"]
 
+BLOCK = 64  # labels that are judged together
 CLASSES_MAX = 100
 OTHER = "(other)"
 _log = math.log
@@ -70,73 +71,57 @@ class Evaluation:
         self._window_size = window
         self._counts: tuple[Counts, Counts, Counts] = ({}, {}, {})  # per system
         self._sums: dict[str, list[float]] = {system: [0.0, 0.0, 0.0, 0.0] for system in SYSTEMS}
-        self._model_sums, self._prior_sums = self._sums["model"], self._sums["prior"]
         self._target = [0.0, 0.0, 0.0]
-        self._window: deque[Any] = deque(maxlen=window)
+        self._columns: list[deque[Any]] = [deque(maxlen=window) for _ in range(4 if task == "regression" else 9)]
         self._bins = ANOMALY_BINS if task == "anomaly" else BINS
         self._histogram = ScoreHistogram(self._bins)
+        self._waiting: list[tuple[LabelValue, Served]] = []
 
     def update(self, label: LabelValue, served: Served) -> None:
-        """Judge one served prediction."""
+        """Take one served prediction. Judged are whole blocks, in half the time, and what waits when somebody asks."""
+        waiting = self._waiting
+        waiting.append((label, served))
+        if len(waiting) >= BLOCK:
+            self._judge()
+
+    def _judge(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        if not waiting:
+            return
         if self._task == "regression":
-            self._judge_number(float(label), served)
+            rows = [self._judge_number(float(label), served) for label, served in waiting]
+            columns: Any = zip(*rows, strict=True)
         else:
-            self._judge_class(_name(label) or "", served)
+            labels, served = zip(*waiting, strict=True)
+            columns = self._judge_classes([_name(label) or "" for label in labels], served)
+        for kept, column in zip(self._columns, columns, strict=True):
+            kept.extend(column)
 
     # -- classes -----------------------------------------------------------------------------------------------------
 
-    def _judge_class(self, label: str, served: Served) -> None:
-        """The window's entry: (label, three predictions, loss and Brier of model and prior, bin of the score)."""
-        # Written out: a learner spends a tenth of its time here.
-        model_counts, persistence_counts, prior_counts = self._counts
-        predicted, persisted, prior = served.prediction, served.persistence, served.prior
-        if predicted is not None:
-            predicted = NAMES.get(predicted) or str(predicted)
-            pair = (label, predicted)
-            if pair in model_counts:
-                model_counts[pair] += 1
-            else:
-                _open(model_counts, label, predicted)
-        if persisted is not None:
-            persisted = NAMES.get(persisted) or str(persisted)
-            pair = (label, persisted)
-            if pair in persistence_counts:
-                persistence_counts[pair] += 1
-            else:
-                _open(persistence_counts, label, persisted)
-        if prior is not None:
-            prior = NAMES.get(prior) or str(prior)
-            pair = (label, prior)
-            if pair in prior_counts:
-                prior_counts[pair] += 1
-            else:
-                _open(prior_counts, label, prior)
-        loss, brier = _losses(label, served.probabilities)
-        prior_loss, prior_brier = _losses(label, served.prior_probabilities)
-        if loss is not None:
-            sums = self._model_sums
-            sums[0] += 1
-            sums[1] += loss
-            sums[2] += brier
-        if prior_loss is not None:
-            sums = self._prior_sums
-            sums[0] += 1
-            sums[1] += prior_loss
-            sums[2] += prior_brier
-        at = None
+    def _judge_classes(self, labels: list[str], served: Sequence[Served]) -> list[Sequence[Any]]:
+        """The window's columns: label, three predictions, loss and Brier of model and prior, bin of the score."""
+        predictions = [
+            [None if (value := one.prediction) is None else NAMES.get(value) or str(value) for one in served],
+            [None if (value := one.persistence) is None else NAMES.get(value) or str(value) for one in served],
+            [None if (value := one.prior) is None else NAMES.get(value) or str(value) for one in served],
+        ]
+        _count(self._counts, labels, *predictions)
+        probabilities = [one.probabilities for one in served]
+        losses = _losses_of(labels, probabilities, self._sums["model"])
+        prior_losses = _losses_of(labels, [one.prior_probabilities for one in served], self._sums["prior"])
+        places: list[int | None] = [None] * len(labels)
         if self._task == "binary":
-            if served.probabilities is not None:
-                at = bin_of(served.probabilities.get("true", 0.0))
-        elif self._task == "anomaly" and served.score is not None:
-            at = anomaly_bin_of(served.score)
-        if at is not None:
-            self._histogram.counts[label == "true"][at] += 1
-        self._window.append((label, predicted, persisted, prior, loss, brier, prior_loss, prior_brier, at))
+            places = [None if its is None else bin_of(its.get("true", 0.0)) for its in probabilities]
+        elif self._task == "anomaly":
+            places = [None if one.score is None else anomaly_bin_of(one.score) for one in served]
+        self._histogram.count(labels, places)
+        return [labels, *predictions, *losses, *prior_losses, places]
 
     # -- numbers -----------------------------------------------------------------------------------------------------
 
-    def _judge_number(self, label: float, served: Served) -> None:
-        """The window's entry: (label, errors of the three systems or None)."""
+    def _judge_number(self, label: float, served: Served) -> tuple[float | None, ...]:
+        """A row of the window: label, errors of the three systems or None."""
         label = min(max(label, -HUGE), HUGE)
         target = self._target
         target[0] += 1
@@ -155,11 +140,12 @@ class Evaluation:
             sums[1] += abs(error)
             sums[2] += error * error
             sums[3] += error
-        self._window.append((label, *errors))
+        return (label, *errors)
 
     def interval_half_width(self) -> float | None:
         """Half the width of an interval around a regression's prediction that held 90 % of the window's labels."""
-        errors = sorted(abs(entry[1]) for entry in self._window if entry[1] is not None)
+        self._judge()
+        errors = sorted([abs(error) for error in self._columns[1] if error is not None])
         if len(errors) < 20:
             return None
         return float(errors[min(len(errors) - 1, math.ceil(0.9 * (len(errors) + 1)) - 1)])
@@ -168,6 +154,7 @@ class Evaluation:
 
     def report(self) -> dict[str, Any]:
         """JSON: `overall` and `window`, each with a figure sheet per system and the skill against both baselines."""
+        self._judge()
         if self._task == "regression":
             labels = int(self._target[0])
             variance = self._target[2] / labels if labels else 0.0
@@ -186,18 +173,23 @@ class Evaluation:
 
     def recent(self) -> dict[str, Any]:
         """The part `window` of the report."""
+        self._judge()
+        columns = self._columns
         if self._task == "regression":
-            window = list(self._window)
-            recent = {system: _number_sheet(*_window_sums(window, i)) for i, system in enumerate(SYSTEMS, 1)}
+            recent = {
+                system: _number_sheet(*_window_sums(columns[0], errors))
+                for system, errors in zip(SYSTEMS, columns[1:], strict=True)
+            }
         else:
-            columns = list(zip(*self._window, strict=True)) or [()] * 9
-            pairs = [_nested(_recent_counts(columns[0], columns[i])) for i in (1, 2, 3)]
+            counted: tuple[Counts, ...] = ({}, {}, {})
+            _count(counted, *columns[:4])
+            pairs = [_nested(counts) for counts in counted]
             sums = {"model": _recent_sums(*columns[4:6]), "prior": _recent_sums(*columns[6:8])}
             nothing = [0.0, 0.0, 0.0, 0.0]
             recent = {s: self._class_sheet(pairs[i], sums.get(s, nothing)) for i, s in enumerate(SYSTEMS)}
             if self._task in ("binary", "anomaly"):
                 recent["model"] |= self._ranking(_recent_histogram(self._bins, columns[0], columns[8]))
-        return {"labels": len(self._window), **recent, **self._skills(recent)}
+        return {"labels": len(columns[0]), **recent, **self._skills(recent)}
 
     def _skills(self, sheets: dict[str, Any]) -> dict[str, float | None]:
         return _skills(sheets, "mae", -1) if self._task == "regression" else _skills(sheets, "accuracy", 1)
@@ -223,10 +215,11 @@ class Evaluation:
     # -- state -------------------------------------------------------------------------------------------------------
 
     def to_state(self) -> bytes:
+        self._judge()
         counts = [[(*pair, count) for pair, count in its.items()] for its in self._counts]
-        histogram = self._histogram.counts
+        histogram, window = self._histogram.counts, list(zip(*self._columns, strict=True))
         return msgspec.msgpack.encode(
-            _State(self._task, self._window_size, counts, self._sums, self._target, list(self._window), histogram)
+            _State(self._task, self._window_size, counts, self._sums, self._target, window, histogram)
         )
 
     @classmethod
@@ -235,9 +228,9 @@ class Evaluation:
         made = cls(state.task, state.window_size, alert_share)
         for counts, pairs in zip(made._counts, state.counts, strict=True):
             counts.update({(label, prediction): count for label, prediction, count in pairs})
-        made._model_sums, made._prior_sums = state.sums["model"], state.sums["prior"]
         made._sums, made._target, made._histogram.counts = state.sums, state.target, state.histogram
-        made._window.extend(state.window)
+        for kept, column in zip(made._columns, zip(*state.window, strict=True), strict=False):
+            kept.extend(column)
         return made
 
 
@@ -255,19 +248,17 @@ def _open(counts: Counts, label: str, prediction: str, count: int = 1) -> None:
     counts[pair] = counts.get(pair, 0) + count
 
 
-def _recent_counts(labels: Sequence[str], predictions: Sequence[str | None]) -> Counts:
-    counts: Counts = {}
-    for (label, prediction), count in Counter(zip(labels, predictions, strict=True)).items():
-        if prediction is not None:
-            _open(counts, label, prediction, count)
-    return counts
+def _count(known: tuple[Counts, ...], labels: Iterable[str], *predictions: Iterable[str | None]) -> None:
+    """Count what each system said of these labels."""
+    for (label, *its), count in Counter(zip(labels, *predictions, strict=True)).items():
+        for counts, prediction in zip(known, its, strict=True):
+            if prediction is not None:
+                _open(counts, label, prediction, count)
 
 
-def _recent_histogram(bins: int, labels: Sequence[str], places: Sequence[int | None]) -> ScoreHistogram:
+def _recent_histogram(bins: int, labels: Iterable[str], places: Iterable[int | None]) -> ScoreHistogram:
     histogram = ScoreHistogram(bins)
-    for (label, at), count in Counter(zip(labels, places, strict=True)).items():
-        if at is not None:
-            histogram.counts[label == "true"][at] += count
+    histogram.count(labels, places)
     return histogram
 
 
@@ -283,17 +274,34 @@ def _nested(counts: Counts) -> Pairs:
     return pairs
 
 
-def _losses(label: str, probabilities: dict[str, float] | None) -> tuple[Any, Any]:
-    if not probabilities:
-        return None, None
-    p = probabilities.get(label, 0.0)
-    miss = 1.0 - p
-    return -_log(p if p > PROBABILITY_MIN else PROBABILITY_MIN), miss * miss
+def _losses_of(
+    labels: Sequence[str], probabilities: Sequence[dict[str, float] | None], sums: list[float]
+) -> tuple[list[Any], list[Any]]:
+    """Log losses and Brier scores of a block; `sums` grows by them, one after the other."""
+    losses: list[Any] = []
+    briers: list[Any] = []
+    known, loss_sum, brier_sum, _ = sums
+    for label, its in zip(labels, probabilities, strict=True):
+        if not its:
+            losses.append(None)
+            briers.append(None)
+            continue
+        p = its.get(label, 0.0)
+        loss = -_log(p if p > PROBABILITY_MIN else PROBABILITY_MIN)
+        miss = 1.0 - p
+        brier = miss * miss
+        losses.append(loss)
+        briers.append(brier)
+        known += 1
+        loss_sum += loss
+        brier_sum += brier
+    sums[:3] = known, loss_sum, brier_sum
+    return losses, briers
 
 
 def loss_of(label: LabelValue, probabilities: dict[str, float] | None) -> float | None:
     """Log loss of one answer."""
-    loss: float | None = _losses(_name(label) or "", probabilities)[0]
+    loss: float | None = _losses_of([_name(label) or ""], [probabilities], [0.0] * 4)[0][0]
     return loss
 
 
@@ -363,9 +371,8 @@ def _number_sheet(sums: list[float], variance: float) -> dict[str, Any]:
     }
 
 
-def _window_sums(window: list[Any], at: int) -> tuple[list[float], float]:
-    errors = [entry[at] for entry in window if entry[at] is not None]
-    labels = [entry[0] for entry in window]
+def _window_sums(labels: Sequence[float], known: Sequence[float | None]) -> tuple[list[float], float]:
+    errors = [error for error in known if error is not None]
     mean = math.fsum(labels) / len(labels) if labels else 0.0
     variance = math.fsum((label - mean) ** 2 for label in labels) / len(labels) if labels else 0.0
     squares = math.fsum(error * error for error in errors)

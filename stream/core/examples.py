@@ -6,7 +6,7 @@ for `driftloop verify`. What it has learned up to an offset depends on its base 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from stream.core.lean_pickle import dump_model, load_model
 from stream.core.model_bases import ModelBase
 from stream.core.records import Record
 from stream.errors import RecordRejected, UpdateRefused
-from stream.messages import Example
+from stream.messages import Example, Served
 from stream.pipeline import Pipeline, label_fits
 
 __all__ = ["BOUND_EVERY", "LEARNED", "ExampleParser", "ExampleReader", "Follower", "Pupil", "repeats_of", "teach"]
@@ -27,6 +27,7 @@ LEARNED = frozenset(("on_time", "early", "default"))
 BOUND_EVERY = 100  # examples between two looks at the size of the trees
 GOOD_EVERY = 1_000  # examples after which a model is put aside, if no snapshot came before
 
+BOOLEAN = frozenset((bool, type(None)))
 _decode_example = msgspec.json.Decoder(Example).decode
 
 
@@ -37,8 +38,7 @@ class ExampleParser:
         self._task = pipeline.task
         self._names = pipeline.feature_names
         self._fits: Callable[[object], bool] = partial(label_fits, pipeline.task)
-        if pipeline.task in ("binary", "anomaly"):
-            self._fits = _is_boolean
+        self._booleans = pipeline.task in ("binary", "anomaly")
 
     def parse(self, record: Record) -> Example:
         """Raises RecordRejected."""
@@ -55,6 +55,8 @@ class ExampleParser:
 
     def check(self, example: Example) -> None:
         """What a step of ours may yet have got wrong, as a model may answer anything. Raises RecordRejected."""
+        if self._booleans and type(example.label) is bool and _all_boolean(example.served.values()):
+            return
         fits = self._fits
         if not fits(example.label):
             raise RecordRejected("label_type", f"the label does not fit the task {self._task!r}")
@@ -68,8 +70,13 @@ class ExampleParser:
                 raise RecordRejected("label_type", f"what was served does not fit the task {self._task!r}")
 
 
-def _is_boolean(label: object) -> bool:
-    return isinstance(label, bool)
+def _all_boolean(answers: Iterable[Served]) -> bool:
+    for served in answers:
+        if not (
+            type(served.prediction) in BOOLEAN and type(served.persistence) in BOOLEAN and type(served.prior) in BOOLEAN
+        ):
+            return False
+    return True
 
 
 def repeats_of(pipeline: Pipeline) -> int:
@@ -141,21 +148,39 @@ class Pupil:
 
         Raises UpdateRefused, and the model is then as it was before; or whatever the model raises.
         """
+        learner = self._learner
         try:
-            self._teach(example)
+            if example.requested:
+                self._teach(example)
+            else:
+                learner.learn(example.features, example.label)
         except UpdateRefused:
             raise
         except Exception:
             if not self._broken():
                 self._since_good.append(example)  # it may have learned one half of it
             raise
-        if self._broken():
+        if not learner.refuses and self._broken():
             raise UpdateRefused("a weight would not be finite")
-        self._since_good.append(example)
-        stopped = self._learned()
-        if len(self._since_good) >= GOOD_EVERY:
+        since_good = self._since_good
+        since_good.append(example)
+        self.learned = learned = self.learned + 1
+        stopped = learned % BOUND_EVERY == 0 and self._bound.enforce()
+        if len(since_good) >= GOOD_EVERY:
             self._keep(dump_model(self.model))
         return stopped
+
+    def learn_block(self, examples: Sequence[Example]) -> bool:
+        """Learn examples in order, if that can be done at once; False: none was learned, `learn` them singly."""
+        if self._repeats and any(example.requested for example in examples):
+            return False
+        if not self._learner.learn_block([(example.features, example.label) for example in examples]):
+            return False
+        self.learned += len(examples)
+        self._since_good += examples
+        if len(self._since_good) >= GOOD_EVERY:
+            self._keep(dump_model(self.model))
+        return True
 
     def _learned(self) -> bool:
         self.learned += 1

@@ -7,12 +7,12 @@ the same order takes about half. `unrolled` makes such a function from a templat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from types import CodeType
 from typing import Any
 
-__all__ = ["FEATURES_MAX", "each", "unrolled"]
+__all__ = ["FEATURES_MAX", "each", "named", "unrolled"]
 
 FEATURES_MAX = 200  # beyond that the text grows long and a loop is as good
 
@@ -37,6 +37,19 @@ def unrolled(source: str, known: Mapping[str, Any]) -> Callable[..., Any]:
     made: Callable[..., Any] = scope["made"]
     made.__dict__["__source__"] = source
     return made
+
+
+def named(names: Sequence[str]) -> Callable[[Iterable[Any]], dict[str, Any]]:
+    """A function that makes a dictionary with these keys of as many values; it raises ValueError for another number.
+
+    >>> named(["amount", "country"])([3.0, "de"])
+    {'amount': 3.0, 'country': 'de'}
+    """
+    if not 0 < len(names) <= FEATURES_MAX:
+        return lambda values: dict(zip(names, values, strict=True))
+    count = len(names)
+    source = f"def made(values):\n    {each('v#', count, ', ')}, = values\n    return {{{each('n#: v#', count, ', ')}}}"
+    return unrolled(source, {f"n{number}": name for number, name in enumerate(names)})
 
 
 @lru_cache(maxsize=64)

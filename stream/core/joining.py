@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from stream.core.generating import named
 from stream.core.records import Record
 from stream.core.remembering import NEVER_MS, Meta, Remembered
 from stream.errors import RecordRejected
@@ -53,7 +54,7 @@ class Joiner:
         self._events_topic, self._labels_topic = names.events, names.labels
         self._partition = partition
         self._meta = meta
-        self._names = pipeline.feature_names
+        self._features_of = named(pipeline.feature_names)
         self._wait_ms = rules.wait_ms
         self._keep_ms = rules.wait_ms + rules.keep_late_ms
         default: LabelValue | None = rules.default
@@ -104,12 +105,12 @@ class Joiner:
             label.event_id,
             remembered,
             label.label,
-            source=label.source,
-            labelled_at_ms=label.labelled_at_ms,
-            timing=timing,
-            position=Source(self._labels_topic, self._partition, record.offset),
-            previous=previous,
-            previous_source=remembered.label_source if previous is not None else None,
+            label.source,
+            label.labelled_at_ms,
+            timing,
+            Source(self._labels_topic, self._partition, record.offset),
+            previous,
+            remembered.label_source if previous is not None else None,
         )
 
     def _cap(self, source: str) -> None:
@@ -143,9 +144,9 @@ class Joiner:
             event_id,
             remembered,
             self._default,
-            source="default",
-            labelled_at_ms=remembered.occurred_at_ms + self._wait_ms,
-            timing="default",
+            "default",
+            remembered.occurred_at_ms + self._wait_ms,
+            "default",
         )
 
     def _example(
@@ -153,7 +154,6 @@ class Joiner:
         event_id: str,
         remembered: Remembered,
         label: LabelValue,
-        *,
         source: str,
         labelled_at_ms: int,
         timing: Literal["on_time", "early", "default", "late", "correction"],
@@ -187,26 +187,27 @@ class Joiner:
             )
             if beside.answers:
                 slot = beside.slot
+        # By position: with names it takes five times as long.
         return Example(
-            event_id=event_id,
-            entity_id=remembered.entity_id,
-            occurred_at_ms=remembered.occurred_at_ms,
-            features=dict(zip(self._names, remembered.features, strict=True)),
-            served=served,
-            label=label,
-            label_source=source,
-            labelled_at_ms=labelled_at_ms,
-            timing=timing,
-            partition=self._partition,
-            sequence=self._meta.example_sequence,
-            event_source=Source(self._events_topic, self._partition, remembered.offset),
-            label_source_position=position,
-            previous_label=previous,
-            slot=slot,
-            requested=remembered.requested is not None,
-            propensity=remembered.requested,
-            previous_source=previous_source,
-            event_timestamp_ms=remembered.timestamp_ms,
+            event_id,
+            remembered.entity_id,
+            remembered.occurred_at_ms,
+            self._features_of(remembered.features),
+            served,
+            label,
+            source,
+            labelled_at_ms,
+            timing,
+            self._partition,
+            self._meta.example_sequence,
+            Source(self._events_topic, self._partition, remembered.offset),
+            position,
+            previous,
+            slot,
+            remembered.requested is not None,
+            remembered.requested,
+            previous_source,
+            remembered.timestamp_ms,
         )
 
     # -- a label before its event -----------------------------------------------------------------------------------

@@ -106,6 +106,7 @@ class LearnStep:
         self.counts: dict[str, int] = {}
         self.offset = start  # of the next example
         self._at_ms = 0  # timestamp of the last one
+        self._waiting: list[tuple[Example, Record | Outgoing, int, int]] = []  # judged, to be learned within this step
         self.first = ModelBase(pipeline=pipeline.name, shard=shard, offset=start, model=pipeline.build())
         self.slots = Slots(pipeline, shard, Pupil.of(pipeline, self.first, extra_allowed))
 
@@ -181,9 +182,10 @@ class LearnStep:
         for record in records:
             self.offset, self._at_ms = record.offset + 1, record.timestamp_ms
             try:
-                self._example(parse(record), record.timestamp_ms, out)
+                self._example(parse(record), record, out)
             except RecordRejected as rejected:
-                self._reject(record, rejected, out)
+                out.append(self._rejected(record, rejected))
+        self._learn_waiting(out)
         return out
 
     def step_in_process(self, examples: Sequence[Outgoing]) -> list[Outgoing]:
@@ -193,23 +195,27 @@ class LearnStep:
         for outgoing in examples:
             example: Any = outgoing.value
             self.offset += 1
-            self._at_ms = at_ms = outgoing.timestamp_ms
+            self._at_ms = outgoing.timestamp_ms
             try:
                 check(example)
-                self._example(example, at_ms, out)
+                self._example(example, outgoing, out)
             except RecordRejected as rejected:
-                record = Record("examples", 0, self.offset - 1, at_ms, outgoing.key, encoded(outgoing).value)
-                self._reject(record, rejected, out)
+                out.append(self._rejected(outgoing, rejected))
+        self._learn_waiting(out)
         return out
 
-    def _reject(self, record: Record, rejected: RecordRejected, out: list[Outgoing]) -> None:
+    def _rejected(self, came: Record | Outgoing, rejected: RecordRejected, offset: int = -1) -> Outgoing:
         self._count("dead_letters")
         self._count(f"dead_letters.{rejected.code}")
-        out.append(dead_letter(record, rejected, "learn", TopicNames.of(self._pipeline)))
+        if isinstance(came, Outgoing):
+            offset = self.offset - 1 if offset < 0 else offset
+            came = Record("examples", 0, offset, came.timestamp_ms, came.key, encoded(came).value)
+        return dead_letter(came, rejected, "learn", TopicNames.of(self._pipeline))
 
-    def _example(self, example: Example, at_ms: int, out: list[Outgoing]) -> None:
-        """One example; `at_ms` is its Kafka timestamp."""
+    def _example(self, example: Example, came: Record | Outgoing, out: list[Outgoing]) -> None:
+        """One example, and as what it came."""
         partition, sequence, timing = example.partition, example.sequence, example.timing
+        at_ms = self._at_ms
         counts = self.counts
         seen = self._high_water.get(partition, 0)
         if sequence <= seen:
@@ -240,6 +246,9 @@ class LearnStep:
                 out.append(Outgoing("drifts", 0, key, msgspec.json.encode(drift), at_ms))
         self._distributions.add(example.features, example.occurred_at_ms)
         self._baselines.update(example.label)
+        if self.slots.state.trial is None and len(self.slots.pupils) == 1:
+            self._waiting.append((example, came, self.offset - 1, len(out)))
+            return
         if self.slots.state.trial is not None:
             self.slots.judge(example, self.offset, at_ms)
         self._learn_all(example)
@@ -262,6 +271,22 @@ class LearnStep:
                     self._count(f"{slot}.{refused}")
         self._learn(example)
 
+    def _learn_waiting(self, out: list[Outgoing]) -> None:
+        """A champion alone learns a whole batch at once: nothing that is judged in between looks at it, and a processor does
+        sooner what it has just done.
+        """
+        waiting, self._waiting = self._waiting, []
+        if len(waiting) > 1 and self.slots.champion.learn_block([example for example, *_ in waiting]):
+            self.counts["learned"] = self.counts.get("learned", 0) + len(waiting)
+            return
+        letters = 0
+        for example, came, offset, at in waiting:
+            try:
+                self._learn(example)
+            except RecordRejected as rejected:
+                out.insert(at + letters, self._rejected(came, rejected, offset))  # where its turn was
+                letters += 1
+
     def _learn(self, example: Example) -> None:
         champion = self.slots.champion
         try:
@@ -279,6 +304,10 @@ class LearnStep:
     def _count(self, name: str) -> int:
         self.counts[name] = value = self.counts.get(name, 0) + 1
         return value
+
+    def _sorted_counts(self) -> dict[str, int]:
+        """What was counted first depends on how examples were cut into batches; what is written must not."""
+        return dict(sorted(self.counts.items()))
 
     # -- candidates ------------------------------------------------------------------------------------------------
 
@@ -316,7 +345,7 @@ class LearnStep:
             self._evaluation.to_state(),
             self._baselines.to_state(),
             self._high_water,
-            self.counts,
+            self._sorted_counts(),
             {name: {value: its.to_state() for value, its in judged.items()} for name, judged in self._segments.items()},
             self._drift.to_state(),
             champion.start,
@@ -374,7 +403,7 @@ class LearnStep:
                 "version": self.version,
                 "digest": digest,
                 "model_size_bytes": size_bytes,
-                "counts": self.counts,
+                "counts": self._sorted_counts(),
                 "metrics": self.figures(),
                 "segments": {
                     name: {value: its.report() for value, its in judged.items()}

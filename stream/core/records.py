@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from stream.core.generating import named
 from stream.errors import RecordRejected
 from stream.messages import EpochMs, Identifier, Label
 from stream.pipeline import MAGNITUDE_MAX, Feature, Pipeline
@@ -112,7 +113,7 @@ class EventParser:
         features = msgspec.defstruct(
             "Features", fields, rename=rename, kw_only=True, forbid_unknown_fields=True, gc=False
         )
-        self._names = tuple(declared)
+        self._features_of = named(tuple(declared))
         event = msgspec.defstruct(
             "Event",
             [("event_id", Identifier), ("occurred_at_ms", EpochMs), ("features", features)],
@@ -137,7 +138,7 @@ class EventParser:
                 "event_in_future",
                 f"occurred_at_ms lies more than {self._future_ms_max} ms after the record's own timestamp",
             )
-        features = dict(zip(self._names, _values(event.features)))  # noqa: B905 - equal lengths by construction
+        features = self._features_of(_values(event.features))
         if self._defaults:
             for name, default in self._defaults.items():
                 if features[name] is None:

@@ -9,6 +9,7 @@ product of the shares of positives and negatives that meet in one bin.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 __all__ = ["ANOMALY_BINS", "BINS", "ScoreHistogram", "anomaly_bin_of", "bin_of", "middle_of", "uncertainty_of"]
@@ -68,6 +69,13 @@ class ScoreHistogram:
     def __init__(self, bins: int = BINS) -> None:
         self.counts: list[list[int]] = [[0] * bins, [0] * bins]
 
+    def count(self, labels: Iterable[str], places: Iterable[int | None]) -> None:
+        """Labels ("true", or any other) and the bins of their scores; None has none."""
+        negatives, positives = self.counts
+        for label, at in zip(labels, places, strict=True):
+            if at is not None:
+                (positives if label == "true" else negatives)[at] += 1
+
     def figures(self, alert_share: float) -> dict[str, Any]:
         """`roc_auc`, `average_precision` and `recall_at_alert_share`; None unless both classes were seen."""
         negatives, positives = self.counts
@@ -110,11 +118,12 @@ class ScoreHistogram:
         if total < CALIBRATION_MIN:
             return None
         error = events = expected = positives = 0.0
+        enough = max(total / 20, 100)
         for number, (n, p) in enumerate(zip(*self.counts, strict=True)):
             events += n + p
             expected += (n + p) * _MIDDLES[number]
             positives += p
-            if events >= max(total / 20, 100) or number == BINS - 1:
+            if events >= enough or number == BINS - 1:
                 error += abs(expected - positives)
                 events = expected = positives = 0.0
         return error / total

@@ -186,3 +186,39 @@ def test_a_leaf_is_read_as_river_would(stream):
         assert read(x) == expected
         compared += 1
     assert compared > 100
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+def test_a_block_is_learned_as_its_examples_singly(size: int):
+    single, block = logistic(), logistic()
+    pairs = list(datasets.Phishing())
+    one, other = compile_learner(single, "binary"), compile_learner(block, "binary")
+    assert not other.learn_block(pairs[:1])  # which features there are is seen with the first
+    for x, y in pairs:
+        one.learn(x, y)
+    other.learn(*pairs[0])
+    for at in range(1, len(pairs), size):
+        assert other.learn_block(pairs[at : at + size])
+    one.sync()
+    other.sync()
+    assert state_digest(block) == state_digest(single)
+
+
+@pytest.mark.parametrize("bad", [{"a": 1e300}, {"a": None}, {"b": 1.0}, {"a": 1.0, "b": 1.0}])
+def test_of_a_block_with_a_bad_example_nothing_is_learned(bad: dict):
+    model = preprocessing.StandardScaler() | linear_model.LogisticRegression()
+    learner = compile_learner(model, "binary")
+    learner.learn({"a": 1.0}, True)
+    learner.sync()
+    before = state_digest(model)
+    assert not learner.learn_block([({"a": 2.0}, False), (bad, True), ({"a": 3.0}, True)])
+    learner.sync()
+    assert state_digest(model) == before
+
+
+def test_other_models_learn_singly():
+    pairs = list(datasets.Phishing())[:20]
+    for model, task in ((tree.HoeffdingTreeClassifier(), "binary"), (anomaly.HalfSpaceTrees(), "anomaly")):
+        before = state_digest(model)
+        assert not compile_learner(model, task).learn_block(pairs)
+        assert state_digest(model) == before

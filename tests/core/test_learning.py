@@ -491,3 +491,32 @@ def test_scorers_are_told_of_a_drift_while_it_lasts():
     assert step.serving().drifting is True
     take(5_000, 9_000, 0.6)
     assert step.serving().drifting is False
+
+
+class Touchy(linear_model.LogisticRegression):
+    def learn_one(self, x, y):
+        if x["amount"] == 3.0:
+            raise ValueError("three")
+        super().learn_one(x, y)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_how_examples_are_cut_into_batches_changes_nothing(fused: bool):
+    def build(params: dict[str, Any]) -> Any:
+        return preprocessing.StandardScaler() | linear_model.LogisticRegression() if fused else Touchy()
+
+    records = [example(i, value=1e300 if i == 5 else float(i % 11)) for i in range(100)]
+    records[20] = Record("examples", 0, 20, 0, b"k", b"{}")  # its number is missed after it
+    records[25] = example(25, timing="correction")
+    found = []
+    for size in (1, 7, 100):
+        step = LearnStep(
+            pipeline_of(model=build, entity_features=()), shard=0, keys=[KEY], configuration="c", window=50,
+            extra_allowed=frozenset({f"{__name__}:Touchy"}),
+        )  # fmt: skip
+        out = [one for at in range(0, 100, size) for one in step.step(records[at : at + size])]
+        offsets = [int(dict(one.headers or [])["driftloop.error.offset"] or b"") for one in out]
+        assert offsets == sorted(offsets)
+        assert 20 in offsets and (fused or 14 in offsets)
+        found.append((out, step.snapshot().status))
+    assert found[0] == found[1] == found[2]
