@@ -322,7 +322,12 @@ class _Series:
     def _rose(self) -> bool:
         # ADWIN's estimate does not say: it forgets the oldest first, and in a learning curve those are the highest.
         shift = self.shift()
-        return shift.after > shift.before
+        if shift.after > shift.before:
+            return True
+        kept = list(self.recent)[shift.at :]  # forgotten, too: else a rise that follows would be taken for this fall
+        self.recent.clear()
+        self.recent.extend(kept)
+        return False
 
     def _learn(self, total: float) -> None:
         self._left -= 1

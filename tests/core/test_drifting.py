@@ -116,6 +116,17 @@ def test_worse_answers_are_noticed_while_the_model_still_learns(seed: int):
     assert abs(drift.from_offset - at) < 6 * BLOCK
 
 
+@pytest.mark.parametrize("better_for", [1_000, 2_200, 3_000])
+def test_worse_answers_soon_after_better_ones_are_noticed(better_for: int):
+    """A new champion is better, and then the world changes: the fall is the larger change of the two."""
+    at = 4_500 + better_for
+    wrong: Maker = lambda rng, i: steady(rng, i, 0.35 if i < 4_500 else 0.05 if i < at else 0.2)  # noqa: E731
+    pipeline = watched(drift=Drift(labels=False, scores=False, features=False))
+    (drift,) = run(DriftWatch(pipeline, 0), examples(wrong, at + 4_000, seed=2))
+    assert at < drift.to_offset < at + 1_500
+    assert abs(drift.from_offset - at) < 8 * BLOCK
+
+
 def with_feature(**change: Callable[[random.Random], Any]) -> Maker:
     def make(rng: random.Random, i: int) -> tuple[dict[str, Any], Any, float]:
         x, label, p = steady(rng, i)
