@@ -324,10 +324,12 @@ class _Series:
         shift = self.shift()
         if shift.after > shift.before:
             return True
-        kept = list(self.recent)[shift.at :]  # forgotten, too: else a rise that follows would be taken for this fall
-        self.recent.clear()
-        self.recent.extend(kept)
+        self._forget(shift.at)  # else a rise that follows would be taken for this fall
         return False
+
+    def _forget(self, before: int) -> None:
+        for _ in range(before):
+            self.recent.popleft()
 
     def _learn(self, total: float) -> None:
         self._left -= 1
@@ -347,11 +349,12 @@ class _Series:
 
     def restart(self, after: int) -> None:
         """After an alarm: what is usual is learned anew; of the past, only the blocks after the change are kept."""
-        kept = list(self.recent)[after:]
+        self._forget(after)
+        kept = self.recent
         self.__init__(  # type: ignore[misc]
             self._delta, rising=self._rising, binary=self._binary, reference=self._reference
         )
-        self.recent.extend(kept)
+        self.recent = kept
 
     def shift(self, at: int | None = None) -> _Shift:
         """What changed at a block; without one, at the likeliest."""

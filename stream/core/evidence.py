@@ -21,7 +21,7 @@ import math
 
 import msgspec
 
-from stream.core.intervals import BETS, Interval
+from stream.core.intervals import BETS, Interval, gamble, wealth
 from stream.messages import LabelValue, Served
 
 __all__ = ["BLOCK", "UNITS", "Evidence", "Losses"]
@@ -34,7 +34,6 @@ UNITS = {
     "classes": WEIGHT_MAX,
     "regression": 4.0,
 }  # a difference of 1, as a loss and in mean absolute errors of the first
-LOG_WEALTH_MAX = 600.0  # beyond that exp overflows, and nobody needs it
 
 
 class Evidence(msgspec.Struct, array_like=True):
@@ -67,10 +66,7 @@ class Evidence(msgspec.Struct, array_like=True):
         if self.blocks >= BLOCKS_FIRST:
             if self.interval is not None:
                 self.interval.add(mean, self._cut())
-            stake = self._stake(mean)
-            for i, bet in enumerate(BETS):
-                self.log_better[i] = min(self.log_better[i] + math.log1p(bet * stake), LOG_WEALTH_MAX)
-                self.log_worse[i] = min(self.log_worse[i] + math.log1p(-bet * stake), LOG_WEALTH_MAX)
+            gamble(self.log_better, self.log_worse, self._stake(mean))
         self.sums = (self.sums[0] + mean, self.sums[1] + mean * mean)
         self.blocks += 1
         self.sum_now, self.count_now = 0.0, 0
@@ -94,12 +90,12 @@ class Evidence(msgspec.Struct, array_like=True):
     @property
     def better(self) -> float:
         """Wealth of those who bet on the second model; 1 at the start."""
-        return sum(map(math.exp, self.log_better)) / len(BETS)
+        return wealth(self.log_better)
 
     @property
     def worse(self) -> float:
         """Wealth of those who bet against it."""
-        return sum(map(math.exp, self.log_worse)) / len(BETS)
+        return wealth(self.log_worse)
 
 
 class Losses(msgspec.Struct, array_like=True):

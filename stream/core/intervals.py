@@ -17,14 +17,14 @@ from collections.abc import Sequence
 
 import msgspec
 
-__all__ = ["Interval"]
+__all__ = ["BETS", "Interval", "gamble", "wealth"]
 
 BETS = (0.05, 0.1, 0.2, 0.4, 0.8)  # shares of the wealth, each gambled by its own gambler
 POINTS = [
     2.0 ** (k / 4) for k in range(-24, 17)
 ]  # in units of the first block's c: a bound is at most a fifth too wide
 GRID = [-point for point in reversed(POINTS)] + [0.0] + POINTS
-LOG_WEALTH_MAX = 600.0
+LOG_WEALTH_MAX = 600.0  # beyond that exp overflows, and nobody needs it
 
 
 class Interval(msgspec.Struct, array_like=True):
@@ -52,9 +52,7 @@ class Interval(msgspec.Struct, array_like=True):
             self.log_less = [[0.0] * len(BETS) for _ in GRID]
         for point, more, less in zip(GRID, self.log_more, self.log_less, strict=True):
             stake = min(max((mean - point * self.unit) / cut, -1.0), 1.0)
-            for i, bet in enumerate(BETS):
-                more[i] = min(more[i] + math.log1p(bet * stake), LOG_WEALTH_MAX)
-                less[i] = min(less[i] + math.log1p(-bet * stake), LOG_WEALTH_MAX)
+            gamble(more, less, stake)
 
     def bounds(self, needed: float) -> tuple[float | None, float | None]:
         """The least and the largest mean that is left, to the grid; None where there is no bound yet.
@@ -64,10 +62,18 @@ class Interval(msgspec.Struct, array_like=True):
         Args:
             needed: 1/alpha, the wealth at which a mean is out.
         """
-        low = [point for point, wealth in zip(GRID, self.log_more, strict=False) if _wealth(wealth) >= needed]
-        high = [point for point, wealth in zip(GRID, self.log_less, strict=False) if _wealth(wealth) >= needed]
+        low = [point for point, logs in zip(GRID, self.log_more, strict=False) if wealth(logs) >= needed]
+        high = [point for point, logs in zip(GRID, self.log_less, strict=False) if wealth(logs) >= needed]
         return (low[-1] * self.unit if low else None), (high[0] * self.unit if high else None)
 
 
-def _wealth(logs: Sequence[float]) -> float:
+def gamble(more: list[float], less: list[float], stake: float) -> None:
+    """One round: log wealth of those who bet on a positive stake, and on a negative one, by bet; -1 <= stake <= 1."""
+    for i, bet in enumerate(BETS):
+        more[i] = min(more[i] + math.log1p(bet * stake), LOG_WEALTH_MAX)
+        less[i] = min(less[i] + math.log1p(-bet * stake), LOG_WEALTH_MAX)
+
+
+def wealth(logs: Sequence[float]) -> float:
+    """Of all gamblers together, who began with 1."""
     return sum(map(math.exp, logs)) / len(logs)

@@ -16,9 +16,16 @@ NEEDED = 20.0
 def evidence_of(means: list[float]) -> Evidence:
     evidence = Evidence(interval=Interval())
     for mean in means:
-        for _ in range(BLOCK):
-            evidence.add(mean)
+        bounds_after(evidence, mean)
     return evidence
+
+
+def bounds_after(evidence: Evidence, block: float) -> tuple[float | None, float | None]:
+    """After one more block with this mean."""
+    for _ in range(BLOCK):
+        evidence.add(block)
+    assert evidence.interval is not None
+    return evidence.interval.bounds(NEEDED)
 
 
 @pytest.mark.parametrize(
@@ -31,11 +38,7 @@ def test_both_bounds_hold_at_all_times_together(mean: float):
         rng = random.Random(seed)
         evidence, out = Evidence(interval=Interval()), [False, False]
         for _ in range(60):
-            block = rng.gauss(mean, 0.03)
-            for _ in range(BLOCK):
-                evidence.add(block)
-            assert evidence.interval is not None
-            low, high = evidence.interval.bounds(NEEDED)
+            low, high = bounds_after(evidence, rng.gauss(mean, 0.03))
             out[0] |= low is not None and low > mean
             out[1] |= high is not None and high < mean
         widths.append((low is not None and high is not None) and high - low)
@@ -50,11 +53,7 @@ def test_it_leaves_zero_when_the_evidence_suffices_and_not_before(seed: int):
     shift = rng.choice((-0.02, 0.0, 0.02))
     evidence, seen = Evidence(interval=Interval()), set()
     for _ in range(60):
-        block = rng.gauss(shift, 0.03)
-        for _ in range(BLOCK):
-            evidence.add(block)
-        assert evidence.interval is not None
-        low, high = evidence.interval.bounds(NEEDED)
+        low, high = bounds_after(evidence, rng.gauss(shift, 0.03))
         if evidence.better >= NEEDED or evidence.worse >= NEEDED:
             assert (low is not None and low >= 0.0) == (evidence.better >= NEEDED)
             assert (high is not None and high <= 0.0) == (evidence.worse >= NEEDED)
