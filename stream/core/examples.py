@@ -164,8 +164,7 @@ class Pupil:
             raise UpdateRefused("a weight would not be finite")
         since_good = self._since_good
         since_good.append(example)
-        self.learned = learned = self.learned + 1
-        stopped = learned % BOUND_EVERY == 0 and self._bound.enforce()
+        stopped = self._learned()
         if len(since_good) >= GOOD_EVERY:
             self._keep(dump_model(self.model))
         return stopped
