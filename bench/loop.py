@@ -26,8 +26,8 @@ from stream.core.model_bases import ModelBase
 from stream.core.prequential import evaluate, known_at, timeline, train
 from stream.core.records import Record
 from stream.core.scoring import BesideModel
-from stream.core.slots import CHAMPION, Command
-from stream.messages import Drift, Example, ModelRef, Served, Source
+from stream.core.slots import Command
+from stream.messages import CHAMPION, Drift, Example, ModelRef, Served, Source
 from stream.ports import Outgoing
 
 __all__ = ["Live", "Log", "Retraining", "release"]

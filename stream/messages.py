@@ -12,6 +12,9 @@ import msgspec
 from msgspec import Meta
 
 __all__ = [
+    "CHALLENGER",
+    "CHAMPION",
+    "PREVIOUS",
     "TOPICS",
     "DeadLetter",
     "Drift",
@@ -30,6 +33,7 @@ __all__ = [
     "Value",
 ]
 
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"  # the slots
 Value = bool | int | float | str | None
 LabelValue = bool | float | str
 Identifier = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -69,7 +73,10 @@ class ModelRef(msgspec.Struct, frozen=True, gc=False):
 
     name: Annotated[str, Meta(description="of the pipeline")]
     version: Annotated[str, Meta(description="<base>@<offset>")]
-    slot: Annotated[str, Meta(description="champion, or the challenger of a canary")] = "champion"
+    slot: Annotated[
+        str,
+        Meta(description="champion; the challenger of a canary; or previous, where a champion in probation failed"),
+    ] = CHAMPION
 
 
 class Explanation(msgspec.Struct, frozen=True, gc=False):
@@ -141,7 +148,7 @@ class Example(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         Source | None, Meta(description="where the label lies; null: it is the declared default")
     ] = None
     previous_label: Annotated[LabelValue | None, Meta(description="what a correction contradicts")] = None
-    slot: Annotated[str, Meta(description="whose answer the user was given")] = "champion"
+    slot: Annotated[str, Meta(description="whose answer the user was given")] = CHAMPION
     requested: Annotated[bool, Meta(description="somebody was asked for this label")] = False
     propensity: Annotated[float | None, Meta(description="how likely this event was to be asked about")] = None
     previous_source: Annotated[str | None, Meta(description="who gave the label that a correction contradicts")] = None

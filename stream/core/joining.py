@@ -22,14 +22,13 @@ from stream.core.generating import named
 from stream.core.records import Record
 from stream.core.remembering import NEVER_MS, Meta, Remembered
 from stream.errors import RecordRejected
-from stream.messages import Example, Label, LabelValue, Served, Source
+from stream.messages import CHAMPION, Example, Label, LabelValue, Served, Source
 from stream.pipeline import Pipeline
 from stream.ports import Commit
 from stream.topics import TopicNames
 
 __all__ = ["Joiner"]
 
-CHAMPION = "champion"
 SOURCE_LABELS_MIN = 100  # a share is taken of at least so many labels
 SOURCE_LABELS_KEPT = 2_000  # then counts are halved: what came long ago weighs less
 COUNTED = {timing: f"{timing}_labels" for timing in ("on_time", "early", "late", "correction")}
@@ -171,9 +170,12 @@ class Joiner:
                 remembered.persistence,
                 remembered.prior,
                 remembered.prior_probabilities,
+                remembered.failed,
             )
         }
         slot, beside = CHAMPION, remembered.beside
+        # Nobody was asked for a default: it is what the event has without them.
+        requested = None if timing == "default" else remembered.requested
         if beside is not None:
             served[beside.slot] = Served(
                 beside.version,
@@ -204,8 +206,8 @@ class Joiner:
             position,
             previous,
             slot,
-            remembered.requested is not None,
-            remembered.requested,
+            requested is not None,
+            requested,
             previous_source,
             remembered.timestamp_ms,
         )

@@ -23,12 +23,12 @@ from stream.core.model_bases import ModelBase
 from stream.core.objectives import DELAYED, Delays
 from stream.core.records import Record
 from stream.core.scoring import dead_letter
-from stream.core.slots import CHAMPION, Command, Slots, SlotsState
+from stream.core.slots import Command, Slots, SlotsState
 from stream.core.snapshot import Sealed, SnapshotHeader, seal, unseal
 from stream.core.sources import LabelSources
 from stream.core.unbiased import UnbiasedFigures
 from stream.errors import DriftloopError, RecordRejected, SnapshotRefused, UpdateRefused
-from stream.messages import Example, LabelValue, Served
+from stream.messages import CHAMPION, Example, LabelValue, Served
 from stream.pipeline import Pipeline
 from stream.ports import LearnerSnapshot, Outgoing
 from stream.topics import TopicNames
@@ -238,6 +238,8 @@ class LearnStep:
             if self._segments:
                 self._judge_segments(example, served)
         champion = example.served.get(CHAMPION)
+        if champion is not None and champion.failed:
+            champion = served
         if champion is not None:
             drift = self._drift.update(example, champion, self.offset - 1, at_ms)
             if drift is not None:

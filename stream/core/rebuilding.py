@@ -20,7 +20,7 @@ from stream.core.records import EventParser, Record
 from stream.core.remembering import Remembered
 from stream.core.scores import uncertainty_of
 from stream.errors import StartupRefused
-from stream.messages import Example, ModelRef, Prediction, Source
+from stream.messages import CHAMPION, Example, ModelRef, Prediction, Source
 from stream.pipeline import Pipeline
 
 __all__ = [
@@ -36,8 +36,6 @@ __all__ = [
     "witness_of_example",
     "witness_of_remembered",
 ]
-
-CHAMPION = "champion"
 
 
 class Witness(msgspec.Struct, frozen=True, kw_only=True):

@@ -115,6 +115,7 @@ class Remembered(msgspec.Struct, array_like=True, gc=False):
     requested: float | None = None  # the probability with which its label was asked for
     label_source: str | None = None  # of the first label
     timestamp_ms: int = 0  # of the event's record
+    failed: bool = False  # the champion did; the answer was that of the model beside it
 
 
 encode_remembered = msgspec.msgpack.Encoder().encode

@@ -269,8 +269,8 @@ class Trial(msgspec.Struct, kw_only=True):
 
 def _share_of(example: Example, pipeline: Pipeline) -> float:
     """What a label counts, 0 to 1: in proportion to 1 / propensity, and bounded, as a bet must be."""
-    if example.propensity is None or not pipeline.labelling:
-        return 1.0
+    if example.propensity is None or not pipeline.labelling or pipeline.labels.missing == "default":
+        return 1.0  # with a default every event has a label, asked for or not
     return min(1.0, 1.0 / (uniform_every(pipeline.labelling) * example.propensity))
 
 

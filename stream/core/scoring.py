@@ -17,13 +17,13 @@ from stream.core.explaining import Answer
 from stream.core.features import EntityFeatures
 from stream.core.forms import WIRE, Form
 from stream.core.guarding import winsorise
-from stream.core.joining import CHAMPION, Joiner
+from stream.core.joining import Joiner
 from stream.core.records import EventParser, LabelParser, ParsedEvent, Record
 from stream.core.remembering import Agenda, Beside, Meta, Remembered
 from stream.core.requesting import Labeller
 from stream.core.scores import uncertainty_of
 from stream.errors import RecordRejected
-from stream.messages import DeadLetter, Example, Label, LabelValue, ModelRef, Prediction, Source
+from stream.messages import CHAMPION, PREVIOUS, DeadLetter, Example, Label, LabelValue, ModelRef, Prediction, Source
 from stream.pipeline import Pipeline
 from stream.ports import Acquired, Commit, Due, Fetched, Outgoing
 from stream.topics import TopicNames
@@ -31,6 +31,7 @@ from stream.topics import TopicNames
 __all__ = ["Batch", "BesideModel", "LiveModel", "Needs", "ScoreStep"]
 
 ERROR_HEADER = "driftloop.error."
+NO_ANSWER = Answer(None, None, None, None)
 AGENDA_SLICES = 64  # the agenda is read in slices of the waiting time ...
 AGENDA_SLICE_MAX_MS = 60_000  # ... and never further ahead, so that memory does not grow with the waiting time
 
@@ -228,17 +229,20 @@ class ScoreStep:
         if self._features.names:
             x.update(self._history(event))
         clipped = winsorise(x, self._bounds) if self._bounds else []
+        answer, failed = NO_ANSWER, None
         try:
             answer = model.scorer(x)
-        except Exception as error:
-            raise RecordRejected(
-                "model_failed", f"the model {model.ref.version} raised {_where(error)} for this event"
-            ) from error
+        except Exception as error:  # noqa: BLE001 - told below
+            failed = error
         beside, other, given, ref = None, None, answer, model.ref
         if model.beside is not None:
-            beside, other = _beside(model.beside, event.entity_id, x)
+            beside, other = _beside(model.beside, event.entity_id, x, instead=failed is not None)
             if beside.answers and other is not None:
-                given, other, ref = other, answer, model.beside.ref
+                given, other, ref = other, None if failed is not None else answer, model.beside.ref
+        if failed is not None and given is answer:
+            raise RecordRejected(
+                "model_failed", f"the model {model.ref.version} raised {_where(failed)} for this event"
+            ) from failed
         requested = None
         if self._form.predictions or self._labeller is not None:
             prediction = Prediction(
@@ -276,6 +280,7 @@ class ScoreStep:
             beside=beside,
             requested=requested,
             timestamp_ms=record.timestamp_ms,
+            failed=failed is not None,
         )
         self._known[event_id] = remembered
         self._changed[event_id] = None
@@ -491,15 +496,21 @@ def dead_letter(record: Record, rejected: RecordRejected, stage: str, names: Top
     return Outgoing("dead_letters", record.partition, record.key, record.value, record.timestamp_ms, headers)
 
 
-def _beside(model: BesideModel, entity_id: str, x: dict[str, Any]) -> tuple[Beside, Answer | None]:
-    """What the other model says, to be remembered, and its answer. Whatever it does, the champion's answer stands."""
+def _beside(
+    model: BesideModel, entity_id: str, x: dict[str, Any], *, instead: bool = False
+) -> tuple[Beside, Answer | None]:
+    """What the other model says, to be remembered, and its answer. Whatever it does, the champion's answer stands.
+
+    Args:
+        instead: the champion has failed; a former champion answers then, a candidate in shadow does not.
+    """
     slot, version = model.ref.slot, model.ref.version
     try:
         answer = model.scorer(dict(x))
         _encode_json(answer)
     except Exception:  # noqa: BLE001 - counted against it by the judge
         return Beside(slot, version, failed=True), None
-    answers = model.answers(entity_id)
+    answers = model.answers(entity_id) or (instead and slot == PREVIOUS)
     return Beside(slot, version, answer.prediction, answer.probabilities, answer.score, False, answers), answer
 
 

@@ -17,12 +17,11 @@ import msgspec
 
 from stream.core.examples import Pupil
 from stream.core.rollout import Decision, Figures, Trial
-from stream.messages import Example, Release
+from stream.messages import CHALLENGER, CHAMPION, PREVIOUS, Example, Release
 from stream.pipeline import Pipeline
 
-__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "Beside", "Command", "Roster", "Slots", "Spent"]
+__all__ = ["Beside", "Command", "Roster", "Slots", "Spent"]
 
-CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 UNKNOWN = "unknown"  # base and asker of what cannot be read
 AT_MS_MAX = 253_402_300_799_999  # the end of the year 9999
 HANDLED_MAX = 200  # commands that are remembered, so that none is carried out twice

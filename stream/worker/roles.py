@@ -21,10 +21,10 @@ from stream.core.learning import LearnStep, Serving, open_for_serving
 from stream.core.model_bases import seal_base
 from stream.core.records import Record
 from stream.core.scoring import BesideModel, LiveModel
-from stream.core.slots import CHAMPION, Roster
+from stream.core.slots import Roster
 from stream.core.snapshot import SnapshotHeader
 from stream.errors import DriftloopError, Fenced, StartupRefused
-from stream.messages import ModelRef
+from stream.messages import CHAMPION, ModelRef
 from stream.pipeline import Pipeline
 from stream.ports import BaseStore, ModelStore, Publisher, StateStore
 from stream.settings import Settings

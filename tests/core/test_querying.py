@@ -346,6 +346,18 @@ def test_where_two_models_disagree_is_asked_first():
     assert "disagree" in chosen[0].reason
 
 
+def test_a_default_is_no_answer_of_somebody_who_was_asked():
+    rules = Labels(wait="1m", keep_late="30s", missing="default", default=False)
+    pipeline = pipeline_of(labelling=Labelling(per_1000=500, warm_up=0), entity_features=(), labels=rules)
+    events = [event(n, f"e{n}", at_ms=n * 100) for n in range(20)]
+    outcome = run(pipeline, [[*events, event(20, at_ms=90_000)]])
+    assert len(requests_of(outcome)) > 5
+    defaults = outcome.values("examples")
+    assert {value["timing"] for value in defaults} == {"default"}
+    assert len(defaults) == 20
+    assert not any(value.get("requested") or value.get("propensity") for value in defaults)
+
+
 def test_without_labelling_nothing_is_asked_and_nothing_kept():
     for off in (None, False):
         outcome = run(pipeline_of(labelling=off), [[event(n) for n in range(500)]])

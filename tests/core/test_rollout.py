@@ -91,11 +91,13 @@ class Live:
         if roster.beside is not None:
             slots.append((roster.beside.slot, roster.beside.version))
         served = {slot: self._served(version, label) for slot, version in slots}
+        stood_in = served["champion"].failed and "previous" in served
         message = Example(
             event_id=f"e{offset}", entity_id="k", occurred_at_ms=0,
             features={"amount": rng.gauss(float(label), 1.0), "country": rng.choice(("CH", "FR"))}, served=served,
             label=label, label_source="bank", labelled_at_ms=0, timing="on_time", partition=0, sequence=offset + 1,
             event_source=Source("cards.events", 0, 4 * offset),  # one event in four has a label
+            slot="previous" if stood_in else "champion",
         )  # fmt: skip
         return Record("examples", 0, offset, 1_000 + offset, b"k", msgspec.json.encode(message))
 
@@ -270,6 +272,21 @@ def test_a_candidate_that_fails_is_rejected_at_once():
     live.run(300)
     assert live.actions() == ["released", "rejected"]
     assert live.releases[1].decided_by == "rule:failures"
+
+
+def test_a_new_champion_that_fails_is_rolled_back():
+    live = Live()
+    live.run(100)
+    first = live.step.base
+    base = live.release(right(0.9))
+    while "promoted" not in live.actions():
+        live.run(50)
+    good = live.guesses[base.name]
+    live.guesses[base.name] = lambda label, rng: -1.0 if rng.random() < 0.05 else good(label, rng)
+    live.run(300)
+    assert live.actions()[-1] == "rolled_back"
+    assert live.releases[-1].decided_by == "rule:failures"
+    assert live.step.base == first
 
 
 def test_a_candidate_whose_answers_are_others_is_rejected():

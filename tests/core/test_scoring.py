@@ -14,8 +14,12 @@ from hypothesis import strategies as st
 from river import base, linear_model
 
 from stream import Explain, Labels, entity, number
+from stream.core.forms import EXAMPLES_ONLY, IN_PROCESS, encoded
 from stream.core.records import Record
+from stream.core.scoring import BesideModel, ScoreStep
+from stream.messages import ModelRef
 from stream.pipeline import Limits
+from stream.ports import Acquired, Fetched, Lease
 from tests.support.partition import live_model, run
 from tests.support.records import event, label, pipeline_of
 
@@ -88,6 +92,52 @@ def test_a_model_that_fails_costs_one_event_and_not_the_stream():
     message = dict(outcome.of("dead_letters")[0].headers)["driftloop.error.message"].decode()
     assert "ValueError" in message
     assert "private" not in message
+
+
+def other_model(slot: str, scorer: Any = None, share: float = 0.0) -> BesideModel:
+    return BesideModel(ModelRef("cards", "other@0", slot), scorer or live_model(PIPELINE).scorer, share)
+
+
+def broken(_: Any) -> Any:
+    raise ValueError("no")
+
+
+def test_where_a_new_champion_fails_the_former_one_answers_and_the_judge_is_told():
+    model = live_model(PIPELINE)._replace(scorer=broken, beside=other_model("previous"))
+    outcome = run(PIPELINE, [[event(0, "e"), event(1, "e"), label(0, "e", True)]], model)
+    first, again = outcome.values("predictions")
+    assert first["model"] == again["model"] == {"name": "cards", "version": "other@0", "slot": "previous"}
+    assert first["prediction"] == again["prediction"]
+    assert outcome.codes() == []
+    (example,) = outcome.values("examples")
+    assert example["slot"] == "previous"
+    assert example["served"]["champion"] == {"version": "base@0", "prediction": None, "failed": True}
+    assert example["served"]["previous"]["probabilities"] == {"false": 0.5, "true": 0.5}
+
+
+@pytest.mark.parametrize("form", [IN_PROCESS, EXAMPLES_ONLY])
+def test_what_the_former_champion_answers_is_the_same_in_process(form: Any):
+    model = live_model(PIPELINE)._replace(scorer=broken, beside=other_model("previous"))
+    step = ScoreStep(PIPELINE, 0, Acquired(Lease(0, 1, 0, "w"), None, {}, []), form=form)
+    batch = step.parse([event(0, "e"), label(0, "e", True)])
+    step.load(step.needs(batch), Fetched({}, {}, []), batch)
+    _, out = step.step(batch, {}, model)
+    wire = run(PIPELINE, [[event(0, "e"), label(0, "e", True)]], model)
+    assert [encoded(one).value for one in out if one.topic == "examples"] == [one.value for one in wire.of("examples")]
+
+
+@pytest.mark.parametrize(
+    ("beside", "answered"),
+    [
+        (other_model("challenger"), 0),  # nobody has seen yet what a candidate in shadow is worth
+        (other_model("challenger", share=1.0), 1),
+        (other_model("previous", broken), 0),
+    ],
+)
+def test_where_the_champion_fails_who_else_may_answer(beside: BesideModel, answered: int):
+    outcome = run(PIPELINE, [[event(0)]], live_model(PIPELINE)._replace(scorer=broken, beside=beside))
+    assert len(outcome.of("predictions")) == answered
+    assert outcome.codes() == ["model_failed"] * (1 - answered)
 
 
 def test_a_dead_letter_keeps_the_original_bytes_headers_and_time():

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from stream import Labelling, Rollout
+from stream import Labelling, Labels, Rollout
 from stream.core.evidence import Losses
 from stream.core.querying import Querying, uniform_every
 from stream.core.rollout import Trial
@@ -52,6 +52,21 @@ def trial_of(seed: int, events: int, noise: float, *, weighted: bool) -> Trial:
         if decision is not None and decision.action in ("promoted", "rejected"):
             break
     return trial
+
+
+def test_with_a_default_every_event_has_a_label_and_each_counts_the_same():
+    rules = Labels(wait="1m", missing="default", default=False)
+    pipeline = pipeline_of(labels=rules, labelling=Labelling(per_1000=100), entity_features=())
+    trial = Trial.begin(pipeline, "new", "old")
+    for number in range(10):
+        example = Example(
+            event_id=str(number), entity_id="k", sequence=number, partition=0, timing="on_time", features={"amount": 1.0}, label=True,
+            occurred_at_ms=number, labelled_at_ms=number, event_source=Source("cards.events", 0, number),
+            label_source="person:ann", served={"champion": answered(0.6, "old@0"), "challenger": answered(0.9, "new@0")},
+            requested=True, propensity=1.0,
+        )  # fmt: skip
+        trial.update(example, pipeline)
+    assert trial.losses.stands_for == 10.0
 
 
 def promoted(trial: Trial) -> bool:
