@@ -117,7 +117,8 @@ class Drift:
     Args:
         errors, labels, scores, features: which of them are watched.
         detector: a function that makes a River drift detector; it then watches errors, labels (numbers, not classes) and
-            scores in place of ours, value by value, and `false_alarms_per` does not apply to it.
+            scores in place of ours, value by value, and `false_alarms_per` does not apply to it. One that counts errors
+            (River's `drift.binary`: DDM, EDDM, FHDDM, HDDM) watches whether predictions are right, and nothing else.
         false_alarms_per: so many examples may bring one false alarm, over all monitors together.
         episode: examples without another alarm after which a drift is over. Until then alarms belong to it, and there is
             one message for all of them.

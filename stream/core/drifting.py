@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+from river import base as river_base
 from river import drift as river_drift
 
 from stream.core.digest import state_digest
@@ -50,8 +51,10 @@ DELTA = 0.002  # ADWIN's own default: measured, no false alarm in 2 million inde
 EVENTS_PER_DELTA = 100_000
 MOVED_Z_MIN = 4.0  # standard errors from which a feature counts as moved
 MOVED_MAX = 10
+LAYOUT = 2  # of the state; one more whenever a class below keeps other things
 HUGE = 1e300
 
+Measured = Callable[[LabelValue, Served], tuple[float, Any, float]]
 # Offset, Kafka timestamp, error, label, score, event time, features.
 _Row = tuple[int, int, float, Any, float, int, dict[str, Any]]
 
@@ -64,7 +67,6 @@ class DriftWatch:
         self._pipeline = pipeline.name
         self._shard = shard
         self._task = pipeline.task
-        self._measured = MEASURED[pipeline.task]
         self._segments = pipeline.segments
         self._values_max = pipeline.segment_values_max
         self._quiet = settings.episode if settings else 0
@@ -77,6 +79,9 @@ class DriftWatch:
         delta = DELTA * EVENTS_PER_DELTA / per / max(1, monitors)
         self._watched = watched
         self._detector = settings.detector if settings else None
+        self._measured = MEASURED[pipeline.task]
+        if self._detector is not None and isinstance(self._detector(), river_base.BinaryDriftDetector):
+            self._measured = _right_or_wrong(self._measured)
         self._delta = delta
         self._overall = self._scope()
         self._by_segment: dict[str, dict[str, _Scope]] = {name: {} for name in self._segments}
@@ -97,6 +102,7 @@ class DriftWatch:
         self._last_alarm = 0  # offset
         self._plan = repr(
             (
+                LAYOUT,
                 self._task,
                 windows,
                 self._segments,
@@ -285,7 +291,21 @@ def _anomaly(label: LabelValue, served: Served) -> tuple[float, Any, float]:
     return float(served.prediction != label), float(bool(label)), served.score or 0.0
 
 
-MEASURED = {"binary": _binary, "multiclass": _multiclass, "regression": _regression, "anomaly": _anomaly}
+def _right_or_wrong(measured: Measured) -> Measured:
+    """For detectors that count errors, and can do nothing with the probability of one."""
+
+    def of(label: LabelValue, served: Served) -> tuple[float, Any, float]:
+        return (float(served.prediction != label), *measured(label, served)[1:])
+
+    return of
+
+
+MEASURED: dict[str, Measured] = {
+    "binary": _binary,
+    "multiclass": _multiclass,
+    "regression": _regression,
+    "anomaly": _anomaly,
+}
 
 
 # -- one sequence of blocks ----------------------------------------------------------------------------------------------
@@ -481,9 +501,12 @@ class _Signal:
         ranked = task == "regression" or self._of_texts or (task, name) == ("anomaly", "score")
         if self._of_texts:
             detector = None  # River's detectors watch numbers
+        made: Any = detector() if detector is not None else None
+        if name != "error" and isinstance(made, river_base.BinaryDriftDetector):
+            made = detector = None  # those count errors
         self.make = detector
         self.failures = 0
-        self._detector: Any = detector() if detector is not None else None
+        self._detector = made
         self.ranks = _Ranks(of_texts=self._of_texts) if ranked and detector is None else None
         binary = name == "label" or (task, name) == ("anomaly", "error")
         self.series = _Series(delta, rising=name == "error", binary=binary and not ranked)
@@ -506,9 +529,10 @@ class _Signal:
     def _feed(self, values: Sequence[Any]) -> bool:
         self.series.recent.append(math.fsum(values))
         found = False
+        of_right = isinstance(self._detector, river_drift.binary.FHDDM)  # it counts right answers
         for value in values:
             try:
-                self._detector.update(value)
+                self._detector.update(1.0 - value if of_right else value)
             except Exception:  # noqa: BLE001 - a user's code; `check` has tried it on values like these
                 self.failures += 1
                 continue
@@ -611,15 +635,17 @@ class _Feature:
         """Totals of a group of blocks that begins at an offset; the series that alarms."""
         if self.window_ms:
             if self._open is None:
-                self._open = [start, at_ms, 0, 0, 0]
+                self._open = [0, at_ms, 0, 0, 0]
                 return None  # it began within the group
             its = self._open
+            if not its[2]:
+                its[0] = start
             its[2] += len(places)
             its[3] += sum(places)
             its[4] += sum(spreads)
             if at_ms - its[1] < self.window_ms:
                 return None
-            self._open = [start, at_ms, 0, 0, 0]
+            self._open = [0, at_ms, 0, 0, 0]
             self.starts.append(int(its[0]))
             places, spreads = [its[3] / its[2]], [its[4] / its[2]]  # type: ignore[list-item]
         found = [False, False]

@@ -28,7 +28,7 @@ from stream.core.snapshot import Sealed, SnapshotHeader, seal, unseal
 from stream.core.sources import LabelSources
 from stream.core.unbiased import UnbiasedFigures
 from stream.errors import DriftloopError, RecordRejected, SnapshotRefused, UpdateRefused
-from stream.messages import CHAMPION, Example, LabelValue, Served
+from stream.messages import CHAMPION, PREVIOUS, Example, LabelValue, Served
 from stream.pipeline import Pipeline
 from stream.ports import LearnerSnapshot, Outgoing
 from stream.topics import TopicNames
@@ -95,6 +95,7 @@ class LearnStep:
         self._evaluation = Evaluation(pipeline.task, window, pipeline.alert_share)
         self._segments: dict[str, dict[str, Evaluation]] = {name: {} for name in pipeline.segments}
         self._drift = DriftWatch(pipeline, shard)
+        self.watches_anew = False  # the snapshot's monitors watch other things, or are another version's
         self._distributions = _distributions(pipeline)
         self._baselines = Baselines(pipeline.task)
         self._delays = Delays()
@@ -134,7 +135,7 @@ class LearnStep:
         }
         self._drift = DriftWatch(self._pipeline, self._shard)
         if state.drift:
-            self._drift.restore(state.drift, self._extra_allowed)
+            self.watches_anew = not self._drift.restore(state.drift, self._extra_allowed)
         self._distributions = _distributions(self._pipeline)
         if state.distributions:
             self._distributions.restore(state.distributions)
@@ -334,12 +335,13 @@ class LearnStep:
         for slot in [slot for slot, data in models.items() if slot != CHAMPION and len(data) > limit]:
             words = f"it has grown to {len(models.pop(slot))} bytes, limits.snapshot_bytes_max is {limit}"
             self.slots.drop(slot, "size", words, self.offset, self._at_ms)
+        if len(models[CHAMPION]) > limit:
+            words = f"the model has grown to {len(models[CHAMPION])} bytes, limits.snapshot_bytes_max is {limit}"
+            if PREVIOUS not in models:
+                raise DriftloopError(f"{words}: bound the model, or raise the limit")
+            self.slots.drop(CHAMPION, "size", words, self.offset, self._at_ms)
+            models = {CHAMPION: models[PREVIOUS]}
         size = sum(map(len, models.values()))
-        if len(models[CHAMPION]) > self._pipeline.limits.snapshot_bytes_max:
-            raise DriftloopError(
-                f"the model has grown to {len(models[CHAMPION])} bytes, limits.snapshot_bytes_max is "
-                f"{self._pipeline.limits.snapshot_bytes_max}: bound the model, or raise the limit"
-            )
         champion = self.slots.champion
         digest = state_digest(champion.model)
         state = LearnState(

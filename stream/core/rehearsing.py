@@ -190,9 +190,11 @@ def _check_detector(pipeline: Pipeline) -> None:
     rng = random.Random(pipeline.seed)
     try:
         detector, twin = settings.detector(), settings.detector()
+        of_errors = isinstance(detector, base.BinaryDriftDetector)
         same = state_digest(detector) == state_digest(twin)
         for _ in range(500):
-            detector.update(abs(rng.gauss(0.0, 5.0)) if pipeline.task == "regression" else rng.random())
+            value = abs(rng.gauss(0.0, 5.0)) if pipeline.task == "regression" else rng.random()
+            detector.update(float(value > 0.5) if of_errors else value)
         found = detector.drift_detected
         watch = DriftWatch(pipeline, 0)
         same = same and watch.restore(watch.to_state())
@@ -201,6 +203,9 @@ def _check_detector(pipeline: Pipeline) -> None:
     except Exception as error:
         remedy = f"{_described(error)}; give a function that makes a River drift detector, such as drift.PageHinkley"
         raise ConfigurationError(key, name, remedy) from error
+    if of_errors and pipeline.task == "regression":
+        remedy = "it counts wrong predictions, and numbers are never quite right: use drift.ADWIN or drift.PageHinkley"
+        raise ConfigurationError(key, name, remedy)
     if not isinstance(found, bool):
         raise ConfigurationError(key, name, "its drift_detected is no boolean")
     if not same:

@@ -254,9 +254,12 @@ class Trial(msgspec.Struct, kw_only=True):
         """By how much the one on trial is better, with 1 - alpha at each end, at any time; see `intervals.py`.
 
         Of classes in losses from 0 to 1 (half the Brier score, by class), of numbers in mean absolute errors of the rival.
+        What labels on request count for is taken out again by its mean so far.
         """
         low, high = self.evidence.interval.bounds(1.0 / alpha) if self.evidence.interval else (None, None)
         unit = UNITS["regression" if self.losses.task == "regression" else "classes"]
+        if self.losses.stands_for:
+            unit *= self.losses.count / self.losses.stands_for
         return {
             "gain_low": None if low is None else _shown(low * unit),
             "gain_high": None if high is None else _shown(high * unit),

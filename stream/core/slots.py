@@ -227,8 +227,11 @@ class Slots:
         self._record("rolled_back", bad.base, offset, by, reason, evidence, at_ms, parent=self.champion.base)
 
     def drop(self, slot: str, rule: str, reason: str, offset: int, at_ms: int) -> None:
-        """A model beside the champion that cannot stay."""
+        """A model that cannot stay; for the champion, the former one comes back."""
         trial = self.trial
+        if slot == CHAMPION:
+            self._roll_back(offset, f"rule:{rule}", reason, {}, at_ms)
+            return
         if slot == CHALLENGER:
             self._reject(offset, f"rule:{rule}", reason, {}, at_ms)
             return

@@ -75,6 +75,8 @@ class LearnShard(Owner):
             self._committed_offset = self._step.offset
             await self._publish_releases()
             log.info("shard %d goes on from %s", self.shard, self._step.version)
+            if self._step.watches_anew:
+                log.warning("shard %d: what is watched for drift has changed: all monitors begin anew", self.shard)
             return self.offsets
         await self._keep_first()
         self._step.slots.start(self._step.offset, int(time.time() * 1e3))
@@ -163,8 +165,8 @@ class LearnShard(Owner):
         """Publish the models as they are now, and then the records of what has changed."""
         started_s = time.thread_time()  # not the wall's: a busy machine must not make snapshots rare
         step = self._step
-        releases = bool(step.slots.state.outbox)
         snapshot = step.snapshot()
+        releases = bool(step.slots.state.outbox)  # only now: a model may have grown too large
         handled = sorted(self._desk.handled) if self._desk is not None else []
         self._crash_point("learn.before_commit")
         if releases:

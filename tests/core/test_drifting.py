@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 from river import drift as river_drift
+from river.drift import binary
 
 from stream import Drift, entity
-from stream.core.drifting import BLOCK, DriftWatch, change_point
+from stream.core.drifting import BLOCK, DriftWatch, _Feature, change_point
 from stream.errors import ConfigurationError
 from stream.messages import Drift as Message
 from stream.messages import Example, Served, Source
@@ -214,6 +215,13 @@ def test_a_history_that_all_remember_alike_is_no_drift(seed: int):
     assert drift.moved[0].how == "higher"
 
 
+def test_a_block_as_long_as_a_window_begins_with_the_first_example_that_is_in_it():
+    feature = _Feature("mean", 1e-6, 1_000, of_texts=False)
+    for first in range(0, 5_000, 128):  # groups of 128, a millisecond apart; the window begins after the first
+        feature.blocks(first, first + 127, [1, 1, 1, 1], [0, 0, 0, 0])
+    assert list(feature.starts) == [128, 128 + 8 * 128, 128 + 16 * 128, 128 + 24 * 128]
+
+
 def test_a_change_in_one_segment_is_found_there():
     at = 12_000
 
@@ -284,6 +292,18 @@ def test_any_of_rivers_detectors_can_watch():
     assert drift.detector == "PageHinkley"
     assert drift.signal == "error"
     assert abs(drift.from_offset - 8_000) < 10 * BLOCK
+
+
+@pytest.mark.parametrize("make", [binary.DDM, binary.EDDM, binary.FHDDM, binary.HDDMA, binary.HDDMW])
+def test_detectors_that_count_errors_are_told_of_errors(make: Any):
+    pipeline = watched(drift=Drift(detector=make, scores=False, features=False, episode=100_000))
+    watch = DriftWatch(pipeline, 0)
+    stream = examples(changing(6_000, worse), 9_000)
+    drifts = [drift for drift in run(watch, stream) if drift.to_offset > 6_000]
+    assert [(drift.detector, drift.signal) for drift in drifts] == [(make.__name__, "error")] * len(drifts)
+    # EDDM cries wolf before: then it is one episode with what came later.
+    assert drifts or (make is binary.EDDM and watch.lasts)
+    assert watch.report()["failures"] == 0
 
 
 def test_a_detector_that_alarms_at_once_or_fails_ends_nothing():

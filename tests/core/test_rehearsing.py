@@ -184,7 +184,7 @@ def test_neighbours_are_warned_of_and_work():
     ("task", "detector", "what"),
     [
         ("binary", river_drift.KSWIN, "another detector each time"),
-        ("regression", river_drift.binary.DDM, "River drift detector"),
+        ("regression", river_drift.binary.DDM, "counts wrong predictions"),
         ("binary", lambda: 3, "River drift detector"),
     ],
 )

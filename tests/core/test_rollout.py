@@ -19,6 +19,7 @@ from stream.core.examples import Follower
 from stream.core.learning import LearnStep
 from stream.core.model_bases import ModelBase, open_base, seal_base
 from stream.core.records import Record
+from stream.core.rollout import Trial
 from stream.core.slots import Command
 from stream.errors import ConfigurationError, SnapshotRefused
 from stream.messages import Example, Release, Served, Source
@@ -484,7 +485,8 @@ def test_a_roll_back_says_that_the_candidate_goes_too():
     assert [(r.action, r.base) for r in live.releases[-2:]] == [("rejected", other.name), ("rolled_back", champion)]
 
 
-def test_a_candidate_that_outgrows_the_limit_goes_and_the_champion_is_committed():
+def with_a_tree_that_grows() -> tuple[Live, str]:
+    """On trial beside a small champion, where a model may be hardly larger than that one."""
     size = len(LearnStep(cards(model=build), shard=0, keys=[KEY], configuration="c").slots.champion.dump())
     live = Live(cards(model=build, limits=Limits(snapshot_bytes_max=size + 400)))
     live.run(50)
@@ -493,11 +495,47 @@ def test_a_candidate_that_outgrows_the_limit_goes_and_the_champion_is_committed(
     )
     live.guesses[base.name] = right(0.8)
     live.step.command(live.command("release", base.name), live.step.follower(base))
+    return live, base.name
+
+
+def test_a_candidate_that_outgrows_the_limit_goes_and_the_champion_is_committed():
+    live, _ = with_a_tree_that_grows()
     live.run(300)
     snapshot = live.step.snapshot()
     live._take()
     assert list(snapshot.models) == ["champion"]
     assert (live.releases[-1].action, live.releases[-1].decided_by) == ("rejected", "rule:size")
+
+
+def test_a_new_champion_that_outgrows_the_limit_is_rolled_back():
+    live, base = with_a_tree_that_grows()
+    first = live.step.base
+    live.step.command(live.command("promote", base))
+    live.run(300)
+    snapshot = live.step.snapshot()
+    live._take()
+    assert list(snapshot.models) == ["champion"]
+    assert (live.releases[-1].action, live.releases[-1].decided_by) == ("rolled_back", "rule:size")
+    assert live.step.base == first
+    again = live.fresh()
+    again.restore(snapshot.models)
+    assert again.base == first
+
+
+def test_the_gain_of_labels_on_request_is_that_of_all_events():
+    """Every label counts a tenth, as if it had been asked for ten times as likely as the least likely one."""
+    low = []
+    for share in (1.0, 0.1):
+        trial, rng = Trial.begin(cards(), "new", "old"), random.Random(3)
+        for _ in range(40 * BLOCK):
+            label = rng.random() < 0.5
+            old, new = (
+                Served(v, p > 0.5, {"false": 1 - p, "true": p})
+                for v, p in (("old@0", 0.5), ("new@0", 0.7 if label else 0.3))
+            )
+            trial.evidence.add(trial.losses.gain(label, old, new, share) or 0.0)
+        low.append(trial.gain(0.05)["gain_low"])
+    assert low[0] == pytest.approx(low[1], rel=0.01) and low[0] > 0.04
 
 
 def test_rare_classes_need_labels_before_a_candidate_wins():

@@ -20,7 +20,7 @@ from stream.errors import Fenced, Unavailable
 from stream.ports import LearnerSnapshot
 from stream.worker.learn import LearnShard
 from stream.worker.releasing import Desk
-from tests.core.test_rollout import KEY, Live, candidate_of, right
+from tests.core.test_rollout import KEY, Live, candidate_of, right, with_a_tree_that_grows
 
 DEADLINE_S = 30.0
 
@@ -216,6 +216,21 @@ def test_a_candidate_on_trial_is_rejected_though_its_release_was_asked_twice():
         ]
         assert "it is here already" in office.said[0][2]
         assert "challenger" not in office.step.slots.pupils
+
+    run(test())
+
+
+def test_the_record_of_a_model_that_has_grown_too_large_is_published_with_its_snapshot():
+    async def test() -> None:
+        live, _ = with_a_tree_that_grows()
+        publisher = MemoryPublisher()
+        shard = LearnShard(live.step, 0, MemoryModelStore(), publisher, interval_s=3_600.0)
+        await shard.acquire()  # a first snapshot
+        live.run(300)
+        await shard.snapshot()
+        said = [msgspec.json.decode(one.value or b"") for one in publisher.published if one.topic == "releases"]
+        assert said[-1]["action"] == "rejected"
+        assert said[-1]["decided_by"] == "rule:size"
 
     run(test())
 
