@@ -27,8 +27,13 @@ from river.datasets import synth
 
 from bench.harness import figure
 from stream import Pipeline, entity
+from stream.adapters.file_pipelines import load_pipeline
+from stream.batch.replaying import replay
+from stream.cli.history import from_produced
+from stream.cli.sources import Columns, read_source
 from stream.core.drifting import DriftWatch
 from stream.messages import Example, Served, Source
+from stream.ports import Outgoing
 
 __all__ = ["DATA", "elec2", "run"]
 
@@ -47,6 +52,7 @@ CHANGE_AT, AFTER = 6_000, 3_000
 def run(quick: bool) -> None:
     _false_alarms(quick)
     _delays(quick)
+    _payments(quick)
     _cost()
 
 
@@ -207,6 +213,33 @@ def _delays(quick: bool) -> None:
             }
             surplus = {detector: sum(a < 10_000 or a % 10_000 >= 5_000 for a in its) for detector, its in found.items()}
             _report_delay(f"{name.split('_')[1]}_{kind}", delays, surplus)
+
+
+def _payments(quick: bool) -> None:
+    """The example as it is shipped, from records to messages: labels between the change and the message, and false ones."""
+    n, seeds = 40_000, (7,) if quick else (7, 1, 2, 3, 4)
+    folder = Path(__file__).parents[1] / "examples" / "payments"
+    pipeline = load_pipeline(folder / "pipeline.py").pipeline
+    delays, before = [], 0
+    for seed in seeds:
+        learned: list[int] = []  # offsets of events, in the order of their examples
+
+        def keep(out: Outgoing, learned: list[int] = learned) -> None:
+            if out.topic == "examples":
+                learned.append(msgspec.json.decode(out.value or b"", type=Example).event_source.offset)
+
+        made = read_source(
+            pipeline, str(folder / "generator.py"), columns=Columns(None, None, None, None, None), limit=n, delay_ms=0,
+            interval_ms=0, seed=seed,
+        )  # fmt: skip
+        drifts = replay(pipeline, from_produced(made), on_output=keep).drifts
+        change = next(at for at, offset in enumerate(learned) if offset >= n // 2)
+        before += sum(drift.to_offset <= change for drift in drifts)
+        delays.append(next((drift.to_offset - change for drift in drifts if drift.to_offset > change), n))
+    figure(
+        "drift.delay.payments", statistics.median(delays), "labels", longest=max(delays), runs=len(delays),
+        before_the_change=before,
+    )  # fmt: skip
 
 
 def _shift(before: float, after: float, seed: int) -> Iterator[Judged]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import os
 import random
@@ -13,6 +14,7 @@ import msgspec
 
 from bench.harness import PIPELINE, START_MS, figure
 from bench.pipeline import row
+from stream import Drift
 from stream.adapters.file_pipelines import load_pipeline
 from stream.batch.replaying import replay
 from stream.core.records import Record
@@ -37,6 +39,23 @@ def run(quick: bool) -> None:
             f"replay.{model}", statistics.median(ours), "labelled events/s", ratio_to="bare River loop",
             ratio=round(ratio, 3), other=round(statistics.median(bare)),
         )  # fmt: skip
+    _watched(records, runs)
+
+
+def _watched(records: list[Record], runs: int) -> None:
+    """What all of drift takes of scoring and learning together."""
+    os.environ["DRIFTLOOP_BENCH"] = "bench:logistic:plain"
+    pipeline = load_pipeline(PIPELINE).pipeline
+    speeds: dict[bool, list[float]] = {True: [], False: []}
+    for _ in range(runs):
+        for watched in (True, False):
+            its = dataclasses.replace(pipeline, drift=Drift() if watched else False)
+            speeds[watched].append(len(records) / 2 / replay(its, records).seconds)
+    ratio = statistics.median(a / b for a, b in zip(speeds[True], speeds[False], strict=True))
+    figure(
+        "replay.logistic.watched", statistics.median(speeds[True]), "labelled events/s", ratio_to="without drift",
+        ratio=round(ratio, 3), other=round(statistics.median(speeds[False])),
+    )  # fmt: skip
 
 
 def _records(n: int) -> Iterator[Record]:

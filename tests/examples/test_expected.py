@@ -88,6 +88,8 @@ def test_an_example(folder: Path, run: dict[str, Any]):
     if "drift_from" in run:
         first, last = run["drift_from"]
         assert first <= its.drifts[0].from_offset <= last
+    if "drift_told_by" in run:  # the payments change at example 5,677
+        assert its.drifts[0].to_offset <= run["drift_told_by"]
 
 
 def test_the_class_that_appears_late_is_learned():
