@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import archive, drift, labelling, latency, memory, quality, replay, rollout, search, throughput
+from bench import archive, drift, labelling, latency, memory, quality, reaction, replay, rollout, search, throughput
 from bench.harness import peer_python, stack_for_bench
 from stream.local.stack import Stack
 
@@ -48,6 +48,7 @@ def parts() -> dict[str, Part]:
         "two_workers": lambda s, q: throughput.two_workers(s, "logistic", 20_000 if q else 200_000, 1 if q else 3),
         "latency": latency.run,
         "memory": memory.run,
+        "reaction": reaction.run,
     }
 
 
