@@ -22,7 +22,7 @@ from stream.core.examples import ExampleParser, Follower
 from stream.core.model_bases import ModelBase, configuration_of, seal_base
 from stream.core.prequential import evaluate, scored_lessons, timeline
 from stream.core.records import Record
-from stream.errors import DriftloopError
+from stream.errors import DriftloopError, Unavailable
 from stream.local.airflow_client import AirflowClient
 from stream.local.process import wait_until
 from stream.messages import Release
@@ -34,6 +34,7 @@ __all__ = ["LoopStory"]
 
 LOOK_S = 1.0
 DAG_S = 90.0
+UNANSWERED_S = 120.0
 SPOILED_EXAMPLES = 5_000
 
 
@@ -64,9 +65,15 @@ class LoopStory:
 
     def start(self) -> None:
         """Begin to look, once Airflow knows the DAG. Raises TimeoutError."""
-        wait_until(lambda: self._dag_id in self._client.dags(), DAG_S, f"Airflow to know {self._dag_id}", 0.5)
+        wait_until(self._known, DAG_S, f"Airflow to know {self._dag_id}", 0.5)
         self._began_s = time.monotonic()
         self._thread.start()
+
+    def _known(self) -> bool:
+        try:
+            return self._dag_id in self._client.dags()
+        except Unavailable:  # it has much to do when it starts
+            return False
 
     def close(self) -> None:
         self._stop.set()
@@ -86,9 +93,15 @@ class LoopStory:
         return found[-1] if found else None
 
     def _look(self) -> None:
+        seen_s = time.monotonic()
         try:
             while not self._stop.wait(LOOK_S):
-                self._look_once()
+                try:
+                    self._look_once()
+                    seen_s = time.monotonic()
+                except Unavailable:  # a busy machine
+                    if time.monotonic() - seen_s > UNANSWERED_S:
+                        raise
         except BaseException as error:  # noqa: BLE001 - the main thread raises it
             self.failure = error
 

@@ -2,9 +2,9 @@
 
 An e-process: a gambler bets on "the second model is better" against a fair game, block by block. If the second model is no
 better, its wealth reaches 1/alpha with probability alpha at most, at whatever moment one looks (Ville's inequality; Waudby-Smith
-and Ramdas 2024, "Estimating means of bounded random variables by betting", JRSS B 86). It bets on means of 128 differences,
+and Ramdas 2024, "Estimating means of bounded random variables by betting", JRSS B 86). It bets on means of 160 differences,
 not on single ones: errors of a stream come in bursts, and a test on single events then promotes one in three models that are
-no better (with bursts of 100 events, and blocks of 64, still one in six; `bench/rollout.py`).
+no better (with bursts of 100 events one in six on blocks of 64, one in seventeen on blocks of 128; `bench/rollout.py`).
 
 A difference is between two proper scores of predictions that were really made for the same event, in [-1, 1]:
 
@@ -26,7 +26,7 @@ from stream.messages import LabelValue, Served
 
 __all__ = ["BLOCK", "UNITS", "Evidence", "Losses"]
 
-BLOCK = 128
+BLOCK = 160
 CLIP_AT = 3.0  # standard deviations of a block's mean
 BLOCKS_FIRST = 3  # only show how far block means scatter; nobody bets on them
 WEIGHT_MAX = 10.0
