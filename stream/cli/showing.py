@@ -56,7 +56,7 @@ HEADLINE = {
         "calibration_error",
     ),
     "anomaly": ("accuracy", "roc_auc", "average_precision", "recall", "precision", "recall_at_alert_share"),
-    "multiclass": ("accuracy", "macro_f1", "kappa", "log_loss"),
+    "multiclass": ("accuracy", "macro_f1", "kappa", "log_loss", "calibration_error"),
     "regression": ("mae", "rmse", "r2", "bias"),
 }
 

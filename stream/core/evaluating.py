@@ -115,8 +115,19 @@ class Evaluation:
             places = [None if its is None else bin_of(its.get("true", 0.0)) for its in probabilities]
         elif self._task == "anomaly":
             places = [None if one.score is None else anomaly_bin_of(one.score) for one in served]
-        self._histogram.count(labels, places)
+        elif self._task == "multiclass":
+            places = [
+                None if its is None or name is None else bin_of(its.get(name, 0.0))
+                for its, name in zip(probabilities, predictions[0], strict=True)
+            ]
+        self._histogram.count(self._came_true(labels, predictions[0]), places)
         return [labels, *predictions, *losses, *prior_losses, places]
+
+    def _came_true(self, labels: Sequence[str], predictions: Sequence[str | None]) -> Sequence[str]:
+        """What the scores in the histogram are the probability of: "true", or that the predicted class is right."""
+        if self._task != "multiclass":
+            return labels
+        return ["true" if label == said else "false" for label, said in zip(labels, predictions, strict=True)]
 
     # -- numbers -----------------------------------------------------------------------------------------------------
 
@@ -163,8 +174,7 @@ class Evaluation:
             pairs = [_nested(counts) for counts in self._counts]
             labels = _total(pairs[0])
             overall = {s: self._class_sheet(pairs[i], self._sums[s]) for i, s in enumerate(SYSTEMS)}
-            if self._task in ("binary", "anomaly"):
-                overall["model"] |= self._ranking(self._histogram)
+            overall["model"] |= self._ranking(self._histogram)
         return {
             "task": self._task,
             "overall": {"labels": labels, **overall, **self._skills(overall)},
@@ -187,16 +197,16 @@ class Evaluation:
             sums = {"model": _recent_sums(*columns[4:6]), "prior": _recent_sums(*columns[6:8])}
             nothing = [0.0, 0.0, 0.0, 0.0]
             recent = {s: self._class_sheet(pairs[i], sums.get(s, nothing)) for i, s in enumerate(SYSTEMS)}
-            if self._task in ("binary", "anomaly"):
-                recent["model"] |= self._ranking(_recent_histogram(self._bins, columns[0], columns[8]))
+            came_true = self._came_true(list(columns[0]), list(columns[1]))
+            recent["model"] |= self._ranking(_recent_histogram(self._bins, came_true, columns[8]))
         return {"labels": len(columns[0]), **recent, **self._skills(recent)}
 
     def _skills(self, sheets: dict[str, Any]) -> dict[str, float | None]:
         return _skills(sheets, "mae", -1) if self._task == "regression" else _skills(sheets, "accuracy", 1)
 
     def _ranking(self, histogram: ScoreHistogram) -> dict[str, Any]:
-        figures = histogram.figures(self._alert_share)
-        if self._task == "binary":
+        figures = histogram.figures(self._alert_share) if self._task != "multiclass" else {}
+        if self._task != "anomaly":
             figures["calibration_error"] = histogram.calibration_error()
         return figures
 

@@ -112,7 +112,9 @@ class ScoreHistogram:
     def calibration_error(self) -> float | None:
         """Mean distance between probability and share of positives (expected calibration error; Naeini, Cooper and
         Hauskrecht 2015, "Obtaining well calibrated probabilities using Bayesian binning", AAAI). Of 200 bins, neighbours
-        are taken together until they hold a twentieth of all and a hundred events; None below 500, where it would be noise.
+        are taken together until they hold a twentieth of all and a hundred events; None below 500, where it would be noise. Of
+        several classes the probability is that of the predicted one (Guo et al. 2017, "On calibration of modern neural
+        networks", ICML).
         """
         total = sum(map(sum, self.counts))
         if total < CALIBRATION_MIN:

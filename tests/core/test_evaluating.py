@@ -76,6 +76,24 @@ def test_multiclass_figures_are_rivers():
         assert set(sheet["recall_by_class"]) == set("abc")
 
 
+@pytest.mark.parametrize(("said", "error"), [(0.7, 0.0), (0.9, 0.2)])
+def test_the_confidence_in_one_of_several_classes_is_right_as_often_as_it_says(said: float, error: float):
+    rng = random.Random(6)
+    evaluation = Evaluation("multiclass", window=2_000)
+    for i in range(4_000):
+        name = rng.choice("abc")
+        right = rng.random() < 0.7
+        rest = {other: (1 - said) / 2 for other in "abc" if other != name}
+        label = name if right else next(iter(rest))
+        evaluation.update(label, Served("v", name, {name: said, **rest}))
+        if i == 2_500:
+            evaluation = Evaluation.from_state(evaluation.to_state())
+    report = evaluation.report()
+    for part in ("overall", "window"):
+        assert report[part]["model"]["calibration_error"] == pytest.approx(error, abs=0.03)
+        assert "roc_auc" not in report[part]["model"]
+
+
 def test_regression_figures_are_rivers():
     rng = random.Random(7)
     stream = [(y := rng.gauss(10, 4), y + rng.gauss(0.5, 1)) for _ in range(N)]

@@ -28,7 +28,7 @@ TEXT_MAX = 300
 FIGURES = {
     "binary": ("average_precision", "roc_auc", "recall", "precision", "accuracy", "log_loss", "calibration_error"),
     "anomaly": ("roc_auc", "average_precision", "recall", "precision", "accuracy"),
-    "multiclass": ("accuracy", "macro_f1", "kappa", "log_loss"),
+    "multiclass": ("accuracy", "macro_f1", "kappa", "log_loss", "calibration_error"),
     "regression": ("mae", "rmse", "r2", "bias"),
 }
 
