@@ -14,7 +14,7 @@ import msgspec
 
 from stream.core.digest import state_digest
 from stream.core.distributions import Distributions
-from stream.core.drifting import DriftWatch, segment_values, told_apart
+from stream.core.drifting import DriftWatch
 from stream.core.evaluating import Baselines, Evaluation
 from stream.core.examples import LEARNED, ExampleParser, Follower, Pupil
 from stream.core.forms import encoded
@@ -23,6 +23,7 @@ from stream.core.model_bases import ModelBase
 from stream.core.objectives import DELAYED, Delays
 from stream.core.records import Record
 from stream.core.scoring import dead_letter
+from stream.core.segments import segment_values, told_apart
 from stream.core.slots import Command, Slots, SlotsState
 from stream.core.snapshot import Sealed, SnapshotHeader, seal, unseal
 from stream.core.sources import LabelSources

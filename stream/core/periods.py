@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 
-from stream.core.drifting import segment_values, told_apart
 from stream.core.evaluating import KEY_FIGURE, SYSTEMS, Evaluation
 from stream.core.examples import LEARNED, ExampleParser
 from stream.core.objectives import DELAYED, GIVEN, Delays
 from stream.core.records import Record
+from stream.core.segments import segment_values, told_apart
 from stream.core.sources import LabelSources
 from stream.errors import RecordRejected
 from stream.messages import Example, Served

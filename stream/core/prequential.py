@@ -19,12 +19,12 @@ import msgspec
 
 from stream.boosting import is_batch_trained
 from stream.core.accelerating import compile_learner
-from stream.core.drifting import segment_values, told_apart
 from stream.core.evaluating import KEY_FIGURE, Baselines, Evaluation
 from stream.core.examples import BOUND_EVERY, LEARNED, ExampleParser, repeats_of, teach
 from stream.core.explaining import Scorer, compile_scorer
 from stream.core.guarding import TreeBound
 from stream.core.records import Record
+from stream.core.segments import segment_values, told_apart
 from stream.core.unlearning import Labelled, LeftOut
 from stream.errors import ConfigurationError, RecordRejected
 from stream.messages import LabelValue, Served

@@ -34,9 +34,9 @@ from collections.abc import Iterable
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
-from stream.core.drifting import told_apart
 from stream.core.remembering import QueryState
 from stream.core.scores import BINS, bin_of
+from stream.core.segments import told_apart
 from stream.lifecycle import Labelling
 
 __all__ = ["Asked", "Querying", "budget_of", "disagreement_of", "uniform_every"]

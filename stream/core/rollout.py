@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from stream.core.drifting import segment_values, told_apart
 from stream.core.evidence import UNITS, Evidence, Losses
 from stream.core.intervals import Interval
 from stream.core.querying import uniform_every
+from stream.core.segments import segment_values, told_apart
 from stream.messages import Example, LabelValue, Served
 from stream.pipeline import Pipeline
 

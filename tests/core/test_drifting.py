@@ -12,7 +12,9 @@ from river import drift as river_drift
 from river.drift import binary
 
 from stream import Drift, entity
-from stream.core.drifting import BLOCK, DriftWatch, _Feature, change_point
+from stream.core.drift_features import Feature
+from stream.core.drift_series import BLOCK, change_point
+from stream.core.drifting import DriftWatch
 from stream.errors import ConfigurationError
 from stream.messages import Drift as Message
 from stream.messages import Example, Served, Source
@@ -216,7 +218,7 @@ def test_a_history_that_all_remember_alike_is_no_drift(seed: int):
 
 
 def test_a_block_as_long_as_a_window_begins_with_the_first_example_that_is_in_it():
-    feature = _Feature("mean", 1e-6, 1_000, of_texts=False)
+    feature = Feature("mean", 1e-6, 1_000, of_texts=False)
     for first in range(0, 5_000, 128):  # groups of 128, a millisecond apart; the window begins after the first
         feature.blocks(first, first + 127, [1, 1, 1, 1], [0, 0, 0, 0])
     assert list(feature.starts) == [128, 128 + 8 * 128, 128 + 16 * 128, 128 + 24 * 128]
