@@ -47,8 +47,11 @@ check: install  ## format, lint, types, import directions
 test: check install-airflow  ## everything: unit, contract, end to end and fault tests
 	$(BIN)/python -m pytest
 
+test-long: install install-airflow  ## what takes minutes each: Airflow killed in each stage, people who let models in or not
+	$(BIN)/python -m pytest -m long
+
 test-quick: install  ## what needs no server
-	$(BIN)/python -m pytest -m "not integration and not faults and not airflow"
+	$(BIN)/python -m pytest -m "not integration and not faults and not airflow and not long"
 
 demo: install install-airflow  ## the whole loop on a real Kafka, Redis and Airflow, here (4 minutes)
 	$(BIN)/driftloop demo --airflow
@@ -87,4 +90,4 @@ reference: install schemas  ## write docs/reference/ anew from the code
 clean:  ## remove what was installed and what the local stack stored
 	rm -rf $(VENV) .venv-airflow .venv-mlflow .venv-bench-quix .venv-bench-bytewax .driftloop
 
-.PHONY: help install install-airflow install-mlflow check test test-quick demo demo-quick bench bench-peers dashboard screenshots schemas reference clean
+.PHONY: help install install-airflow install-mlflow check test test-quick test-long demo demo-quick bench bench-peers dashboard screenshots schemas reference clean

@@ -34,7 +34,9 @@ ROOT = HERE.parents[1]
 NAME = "watched"
 LOOPED = "looped"
 ASKED = "asked"
-NAMES = (NAME, LOOPED, ASKED)
+KILLED = "killed"
+APPROVED = "approved"
+NAMES = (NAME, LOOPED, ASKED, KILLED, APPROVED)
 PIPELINES = HERE / "pipelines"
 
 
@@ -48,6 +50,7 @@ class Watched:
     mails: list[str]
     posts: list[dict[str, Any]]
     slack: list[dict[str, Any]]
+    holds: Path  # a file here, named after a task of the pipeline "killed", keeps that task from ending
     sent: int = 0
 
     def __post_init__(self) -> None:
@@ -122,6 +125,7 @@ def watched(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     dags = tmp_path_factory.mktemp("dags")
     for file in (*(ROOT / "dags").glob("*.py"), *(HERE / "dags").glob("*.py")):
         shutil.copy(file, dags)
+    holds = tmp_path_factory.mktemp("holds")
     with (
         webhook_server() as (url, posts),
         webhook_server() as (slack_url, slack),
@@ -146,6 +150,7 @@ def watched(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
                 DRIFTLOOP_ALERT_EMAIL="ops@example.org",
                 DRIFTLOOP_ALERT_WEBHOOK_URL=url,
                 DRIFTLOOP_ALERT_SLACK_CONNECTION="slack_here",
+                DRIFTLOOP_TEST_HOLDS=str(holds),
             ),
             pipelines=NAMES,
             kafka=settings.kafka(),
@@ -163,7 +168,7 @@ def watched(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         try:
             server.start()
             server.wait_ready()
-            found = Watched(server, pipeline, settings, mails, posts, slack)
+            found = Watched(server, pipeline, settings, mails, posts, slack, holds)
             found.wait(lambda: found.dag_id in found.client.dags(), "the DAGs to be read", 300)
             yield found
         finally:
