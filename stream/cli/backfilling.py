@@ -16,7 +16,7 @@ from stream.adapters.kafka_topics import KafkaTopics
 from stream.adapters.redis_models import FORGETTING
 from stream.cli.dead_letters import read_letters
 from stream.cli.producing import follow
-from stream.cli.running import forget, interruptible, supervise
+from stream.cli.running import forget, interruptible, refuse_running, supervise
 from stream.cli.showing import PipelineStatus, read_status
 from stream.core.beginning import Beginning
 from stream.errors import ConfigurationError, DriftloopError
@@ -55,9 +55,7 @@ def begin(pipeline: Pipeline, start: Start, agree: Callable[[str], bool], consol
     made = kafka.create(settings.partitions, settings.replication_factor)
     if made:
         console.print(f"created topics: {', '.join(made)}", style="dim", highlight=False)
-    for role in ("score", "learn"):
-        if running := kafka.members(f"{pipeline.name}-{role}"):
-            raise DriftloopError(f"{running} {role} workers of {pipeline.name!r} run: stop them first, then try again")
+    refuse_running(kafka, pipeline.name)
     starts = _starts(kafka, kafka.describe().topics["events"].partitions, start)
     before = read_status(settings, pipeline.name, pipeline.reads)
     if "configuration" in before.control or FORGETTING in before.control:

@@ -441,13 +441,15 @@ def reset(
     pipeline_file: PipelineFile,
     yes: Annotated[bool, typer.Option("--yes", help="do it without asking")] = False,
 ) -> None:
-    """Forget the pipeline's state in Redis: its model, features and positions. Its topics stay."""
-    from stream.cli.running import forget
+    """Forget the pipeline's state in Redis: its model, features and positions. Its topics stay. Stop its workers first."""
+    from stream.cli.running import forget, refuse_running
 
-    name = load_pipeline(pipeline_file).pipeline.name
+    settings, names = load_settings(), TopicNames.of(load_pipeline(pipeline_file).pipeline)
+    name = names.prefix
+    refuse_running(KafkaTopics(settings.kafka(), names), name)
     if not yes and not typer.confirm(f"Forget the model and all state of {name!r}?"):
         raise typer.Exit(1)
-    console.print(f"forgot {forget(load_settings(), name)} keys of {name}", highlight=False)
+    console.print(f"forgot {forget(settings, name)} keys of {name}", highlight=False)
 
 
 @app.command()
