@@ -65,8 +65,8 @@ REFUSALS = Section(
         Code("offset_before_log", "Records were deleted before they were read",
              "raise `retention.ms`; `driftloop reset` gives them up"),
         Code("offset_after_log", "The log is shorter than what was read of it", "restore the topic, or `driftloop reset`"),
-        Code("mostly_dead_letters", "(while running) more than `DRIFTLOOP_DEAD_SHARE_MAX` of a micro-batch of 200 or more "
-             "records is wrong; nothing of it was committed",
+        Code("mostly_dead_letters", "(while running) more than `DRIFTLOOP_DEAD_SHARE_MAX` of the last 200 or more events, or "
+             "labels, of a partition is wrong; the micro-batch with the last of them was not committed",
              "mend the pipeline file or the producers; `DRIFTLOOP_DEAD_SHARE_MAX=1` lets them pass"),
         Code("examples_gone", "Examples since a base are neither in Kafka nor in the archive: a candidate cannot catch up, "
              "`unlearn` cannot learn anew", "archive more often than `retention.ms`; retrain"),

@@ -83,8 +83,9 @@ class Rollout:
         labels_max: a candidate that has not won by then is rejected.
         probation_labels: for so many labels after a promotion the former champion is scored beside it, and comes back by
             itself if it proves better.
-        failures_max: a candidate that raises for a larger share of the events is rejected at once.
-        latency_ratio_max: so many times the champion's mean time per prediction, at most.
+        failures_max: a candidate that raises for a larger share of the events is rejected, once 64 of their labels have come;
+            until then the champion answers the events for which it raises.
+        latency_ratio_max: so many times the champion's mean time per prediction, at most; this needs no labels.
         distribution_shift_max: how far the answers may differ from the champion's: total variation distance of the
             predicted classes, 0 to 1; of numbers the difference of means in standard deviations, times 0.25.
         promote: "automatic", or "by_hand": a candidate that has won waits for `driftloop promote`.

@@ -28,6 +28,7 @@ __all__ = [
     "Moved",
     "Prediction",
     "Release",
+    "ReleaseAction",
     "Served",
     "Source",
     "Value",
@@ -228,6 +229,9 @@ class LabelRequest(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
 
 
+ReleaseAction = Literal["started", "released", "canary", "promoted", "confirmed", "rolled_back", "rejected"]
+
+
 class Release(msgspec.Struct, frozen=True, kw_only=True):
     """The audit log: one record for each change of a model that answers or may soon. Copies are byte-identical."""
 
@@ -235,7 +239,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     pipeline: Annotated[str, Meta(description="its name")]
     shard: Annotated[Count, Meta(description="of the model")] = 0
     action: Annotated[
-        Literal["started", "released", "canary", "promoted", "confirmed", "rolled_back", "rejected"],
+        ReleaseAction,
         Meta(
             description="started: the first model; released: scored beside the champion, answers nobody; canary: answers a "
             "share of entities; promoted: is the champion; confirmed: its probation is over; rolled_back: the former "

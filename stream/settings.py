@@ -95,7 +95,10 @@ class Settings(BaseSettings):
     )
     linger_ms: float = Field(0.0, ge=0, description="how long the producer waits to fill a request")
     dead_share_max: float = Field(
-        0.9, gt=0, le=1, description="a micro-batch with a larger share of dead letters stops the worker; 1: never"
+        0.9,
+        gt=0,
+        le=1,
+        description="a larger share of dead letters among a partition's newest stops the worker; 1: never",
     )
     entities_max: int = Field(200_000, ge=1, description="entities cached in memory per partition")
     snapshot_interval_ms: int = Field(250, ge=10, description="shortest time between two model snapshots")

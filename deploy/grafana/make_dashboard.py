@@ -43,11 +43,20 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]], str]]]] = [
         "Models",
         [
             ("Who answers", "short", [('driftloop_slot{pipeline="$pipeline"}', "{{slot}} {{base}}")], "timeseries"),
-            ("Canary share", "percentunit", [('driftloop_canary_share_ratio{pipeline="$pipeline"}', "share")], "timeseries"),
-            ("Evidence of the trial", "short", [('driftloop_trial_evidence{pipeline="$pipeline"}', "{{direction}}"),
-                ('driftloop_trial_evidence_needed{pipeline="$pipeline"}', "needed")], "timeseries"),
+            ("What became of models, in a day", "short", [
+                ('sum by (action) (increase(driftloop_releases_total{pipeline="$pipeline"}[1d]))', "{{action}}")], "timeseries"),
             ("Features that moved", "percentunit", [
                 ('topk(8, driftloop_feature_distance_ratio{pipeline="$pipeline"})', "{{feature}}")], "timeseries"),
+        ],
+    ),
+    (
+        "Trial",
+        [
+            ("Canary share", "percentunit", [('driftloop_canary_share_ratio{pipeline="$pipeline"}', "share")], "timeseries"),
+            ("Evidence", "short", [('driftloop_trial_evidence{pipeline="$pipeline"}', "{{direction}}"),
+                ('driftloop_trial_evidence_needed{pipeline="$pipeline"}', "needed")], "timeseries"),
+            ("Has won and waits for a person", "short", [
+                ('driftloop_trial_won{pipeline="$pipeline"}', "waits")], "timeseries"),
         ],
     ),
     (

@@ -1,4 +1,4 @@
-"""Which dead letters were sent again. One hash per pipeline: source position -> "sending" or "sent"."""
+"""Which dead letters were sent again. One hash per pipeline: identity of a letter -> "sending" or "sent"."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ class RedisResubmissions:
         except RedisError as error:
             raise _unavailable(error) from error
 
-    def claim(self, position: str, *, again: bool = False) -> bool:
+    def claim(self, letter: str, *, again: bool = False) -> bool:
         """True for one caller, before it sends. `again` also takes what somebody began and did not finish: that is for one
         operator at a time, when nobody sends.
         """
         try:
-            if self._client.hsetnx(self._key, position, IN_DOUBT):
+            if self._client.hsetnx(self._key, letter, IN_DOUBT):
                 return True
-            return again and self._client.hget(self._key, position) == IN_DOUBT
+            return again and self._client.hget(self._key, letter) == IN_DOUBT
         except RedisError as error:
             raise _unavailable(error) from error
 
-    def sent(self, positions: Iterable[str]) -> None:
+    def sent(self, letters: Iterable[str]) -> None:
         """They lie in the topic."""
-        done = dict.fromkeys(positions, SENT)
+        done = dict.fromkeys(letters, SENT)
         try:
             if done:
                 self._client.hset(self._key, mapping=done)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -29,7 +30,7 @@ from stream.messages import Drift, ModelRef
 from stream.pipeline import Pipeline
 from stream.ports import Outgoing
 
-__all__ = ["Point", "Replayed", "replay"]
+__all__ = ["Point", "Replayed", "in_order", "replay"]
 
 KEYS = (b"a replay's snapshots go nowhere..",)
 COURSE_EVERY = 100  # labels between two points of the course, at first ...
@@ -69,6 +70,7 @@ def replay(
     extra_allowed: frozenset[str] = frozenset(),
     on_records: Callable[[int], None] = lambda _: None,
     on_output: Callable[[Outgoing], None] | None = None,
+    scored_as: Pipeline | None = None,
 ) -> Replayed:
     """Score and learn a history.
 
@@ -79,8 +81,9 @@ def replay(
         extra_allowed: names of the pipeline's own file that a model may refer to.
         on_records: called with the number of records that were just done.
         on_output: called with every prediction, example, drift and dead letter.
+        scored_as: the pipeline with its entity features declared, where they come with the events (`archived_history`).
     """
-    course = _Replay(pipeline, refresh, window, extra_allowed, on_output)
+    course = _Replay(pipeline, refresh, window, extra_allowed, on_output, scored_as or pipeline)
     with _modules_left_alone():
         return asyncio.run(course.over(records, on_records))
 
@@ -106,11 +109,12 @@ class _Replay:
         window: int,
         extra_allowed: frozenset[str],
         on_output: Callable[[Outgoing], None] | None,
+        scored_as: Pipeline,
     ) -> None:
         self._pipeline = pipeline
         self._refresh = refresh
         self._on_output = on_output
-        self._scoring = OfflineScoring(pipeline, EXAMPLES_ONLY if on_output is None else IN_PROCESS)
+        self._scoring = OfflineScoring(scored_as, EXAMPLES_ONLY if on_output is None else IN_PROCESS)
         # Nobody sees an explanation but in a prediction or a label request.
         self._explains = on_output is not None or bool(pipeline.labelling)
         self._learner = LearnStep(
@@ -185,6 +189,20 @@ class _Replay:
 
     def _counts(self) -> dict[str, int]:
         return summed(step.meta.counts for step in self._scoring.steps)
+
+
+def in_order(records: Iterable[Record]) -> list[Record]:
+    """As workers take them: an event before a label of the same moment, and each topic's partition in its own order even
+    where clocks were not.
+    """
+    latest: dict[tuple[str, int], int] = {}
+    keyed = []
+    for record in sorted(records, key=attrgetter("topic", "partition", "offset")):
+        place = (record.topic, record.partition)
+        latest[place] = max(latest.get(place, 0), record.timestamp_ms)
+        keyed.append((latest[place], record.topic, record.offset, record.partition, record))
+    keyed.sort(key=lambda item: item[:4])
+    return [record for *_, record in keyed]
 
 
 def _batched(records: Iterable[Record], size: int) -> Iterator[list[Record]]:

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from stream.adapters.kafka_ranges import read_range
 from stream.adapters.kafka_topics import KafkaTopics
 from stream.adapters.redis_models import FORGETTING
+from stream.cli.answering import Answers, source_of
 from stream.cli.dead_letters import read_letters
 from stream.cli.producing import follow
-from stream.cli.running import forget, interruptible, supervise
+from stream.cli.running import forget, interruptible, refuse_running, supervise
 from stream.cli.showing import PipelineStatus, read_status
 from stream.core.beginning import Beginning
 from stream.errors import ConfigurationError, DriftloopError
 from stream.local.process import Reaper
-from stream.messages import Prediction
 from stream.pipeline import Pipeline
 from stream.settings import Settings, load_settings
 from stream.topics import INPUTS, TopicNames
 
 __all__ = ["Backlog", "Start", "begin", "follow_backfill"]
 
-TAIL = 20_000  # newest predictions of a partition that are looked at: the last of them may be late copies
 LOOK_EVERY_S = 1.0
 
 
@@ -47,7 +46,7 @@ def begin(pipeline: Pipeline, start: Start, agree: Callable[[str], bool], consol
 
     Raises:
         ConfigurationError: an offset is not in the log.
-        DriftloopError: workers run, or `agree` said no.
+        DriftloopError: workers run, `agree` said no, or an event has no answer though later ones have.
         StartupRefused, Unavailable.
     """
     settings, names = load_settings(), TopicNames.of(pipeline)
@@ -55,16 +54,14 @@ def begin(pipeline: Pipeline, start: Start, agree: Callable[[str], bool], consol
     made = kafka.create(settings.partitions, settings.replication_factor)
     if made:
         console.print(f"created topics: {', '.join(made)}", style="dim", highlight=False)
-    for role in ("score", "learn"):
-        if running := kafka.members(f"{pipeline.name}-{role}"):
-            raise DriftloopError(f"{running} {role} workers of {pipeline.name!r} run: stop them first, then try again")
+    refuse_running(kafka, pipeline.name)
     starts = _starts(kafka, kafka.describe().topics["events"].partitions, start)
     before = read_status(settings, pipeline.name, pipeline.reads)
     if "configuration" in before.control or FORGETTING in before.control:
         question = f"Forget the model and all state of {pipeline.name!r}, and build them again from its topics?"
         if not agree(question):
             raise DriftloopError("nothing was changed")
-    beginning = Beginning(starts, _answered(settings, pipeline, before))
+    beginning = Beginning(starts, _answered(settings, pipeline, before, starts, start.since_ms))
     forget(settings, pipeline.name, beginning)
     oldest = before.oldest["events"]
     events = sum(end - starts.get(("events", p), oldest[p]) for p, end in before.ends["events"].items())
@@ -112,23 +109,35 @@ def _named(texts: list[str], spans: dict[int, tuple[int, int]]) -> dict[int, int
     return named
 
 
-def _answered(settings: Settings, pipeline: Pipeline, before: PipelineStatus) -> dict[tuple[str, int], int]:
-    """Up to where consumers have answers already. For events the topics say so: a state may be lost, or ahead of them."""
+def _answered(
+    settings: Settings,
+    pipeline: Pipeline,
+    before: PipelineStatus,
+    starts: Mapping[tuple[str, int], int],
+    since_ms: int | None,
+) -> dict[tuple[str, int], int]:
+    """Up to where consumers have answers already."""
     names = TopicNames.of(pipeline)
     answered = {("labels", p): meta.offsets.get("labels", 0) for p, meta in before.partitions.items()}
-    decode = msgspec.json.Decoder(Prediction).decode
-    for message in follow(settings, names.predictions, from_start=True, to_end=True, newest=TAIL):
-        try:
-            source = decode(message.value() or b"").source
-        except msgspec.DecodeError:
-            continue  # not a record of ours
-        if source.partition == message.partition() and source.topic == names.events:
-            _raise_to(answered, ("events", source.partition), source.offset + 1)
+    oldest, ends = before.oldest["events"], before.ends
+    found = {
+        p: Answers(f"{names.events}-{p}", starts.get(("events", p), oldest[p]), end)
+        for p, end in ends["events"].items()
+    }
+    # Predictions and dead letters have the timestamps of their records.
+    for message in follow(settings, names.predictions, from_start=True, to_end=True, since_ms=since_ms):
+        source = source_of(message.value())
+        if source is not None and source.partition == message.partition() in found and source.topic == names.events:
+            found[source.partition].add(source.offset, prediction=True)
     for letter in read_letters(settings, names):
-        for topic in INPUTS:
-            if letter.about.topic == names[topic]:
-                _raise_to(answered, (topic, letter.about.partition), letter.about.offset + 1)
-    ends = before.ends
+        place = letter.about.partition
+        if letter.about.topic == names.events and place in found:
+            found[place].add(letter.about.offset, prediction=False)
+        elif letter.about.topic == names.labels:
+            _raise_to(answered, ("labels", place), letter.about.offset + 1)
+    for p, its in found.items():
+        batches = read_range(settings.kafka(), names, "events", p, *its.span())
+        answered["events", p] = its.until(record.offset for batch in batches for record in batch)
     return {place: min(o, ends[place[0]].get(place[1], 0)) for place, o in answered.items() if o}
 
 

@@ -24,6 +24,7 @@ from stream.adapters.redis_dump import RedisDump, StoredKey
 from stream.adapters.redis_models import FORGETTING
 from stream.cli.arguments import PipelineFile
 from stream.cli.producing import follow
+from stream.cli.running import refuse_running
 from stream.core.beginning import Beginning
 from stream.core.model_bases import configuration_of
 from stream.errors import ConfigurationError, DriftloopError, StartupRefused
@@ -146,9 +147,7 @@ def put_back(
     for file in manifest.files:
         _read(source, file)
     kafka = KafkaTopics(settings.kafka(), TopicNames.of(pipeline))
-    for role in ("score", "learn"):
-        if running := kafka.members(f"{pipeline.name}-{role}"):
-            raise DriftloopError(f"{running} {role} workers of {pipeline.name!r} run: stop them first, then try again")
+    refuse_running(kafka, pipeline.name)
     _check_kafka(kafka, manifest)
     target = RedisDump(settings.redis_url.get_secret_value(), settings.redis_timeout_s, pipeline.name)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import msgspec
@@ -42,8 +43,15 @@ class Letter(NamedTuple):
 
     @property
     def source(self) -> str:
-        """The position of the record that was wrong: copies of a letter have it in common."""
+        """The position of the record that was wrong."""
         return f"{self.about.topic}-{self.about.partition}@{self.about.offset}"
+
+    @property
+    def identity(self) -> str:
+        """What copies of a letter have in common. A topic that was made again has the same positions, with other records."""
+        content = b"%d %d " % (self.timestamp_ms, -1 if self.key is None else len(self.key))
+        content += (self.key or b"") + (self.value or b"")
+        return f"{self.source}#{blake2b(content, digest_size=8).hexdigest()}"
 
 
 class Resubmitted(NamedTuple):
@@ -69,7 +77,7 @@ def read_letters(settings: Settings, names: TopicNames, *, since_ms: int | None 
         if letter is None or letter.about.partition != message.partition():
             continue
         if letter.about.topic in ours[letter.about.stage]:
-            found.setdefault(letter.source, letter)
+            found.setdefault(letter.identity, letter)
     return sorted(found.values(), key=lambda letter: letter.timestamp_ms)
 
 
@@ -93,7 +101,7 @@ def _letter(message: Any) -> Letter | None:
 
 
 def resubmissions(settings: Settings, name: str) -> dict[str, str]:
-    """Source position -> "sent" or, in doubt, "sending". Raises Unavailable."""
+    """Identity of a letter -> "sent" or, in doubt, "sending". Raises Unavailable."""
     store = RedisResubmissions(**settings.redis(), pipeline=name)
     try:
         return store.states()
@@ -110,7 +118,7 @@ def summary_table(letters: Sequence[Letter], states: dict[str, str]) -> Table:
     counts = Counter(letter.about.code for letter in letters)
     for code, count in counts.most_common():
         its = [letter for letter in letters if letter.about.code == code]
-        again = sum(letter.source in states for letter in its)
+        again = sum(letter.identity in states for letter in its)
         newest = its[-1]
         table.add_row(
             safe(code), f"{count:,}", f"{again:,}", moment_text(newest.timestamp_ms), safe(newest.about.message)
@@ -125,7 +133,7 @@ def letters_table(letters: Iterable[Letter], states: dict[str, str], *, values: 
         table.add_column(title, overflow="fold")
     for letter in letters:
         what = _shown(letter.value) if values else safe(letter.about.message)
-        state = {SENT: "yes", IN_DOUBT: "in doubt"}.get(states.get(letter.source, ""), "")
+        state = {SENT: "yes", IN_DOUBT: "in doubt"}.get(states.get(letter.identity, ""), "")
         table.add_row(letter.source, moment_text(letter.timestamp_ms), _shown(letter.key), state, what)
     return table
 
@@ -151,14 +159,14 @@ def resubmit(settings: Settings, name: str, letters: Sequence[Letter], *, again:
     done: set[str] = set()
     try:
         for start in range(0, len(wanted), CHUNK):  # what is cut off leaves no more than a chunk in doubt
-            claimed = [x for x in wanted[start : start + CHUNK] if store.claim(x.source, again=again)]
+            claimed = [x for x in wanted[start : start + CHUNK] if store.claim(x.identity, again=again)]
             _send(settings, claimed)
-            store.sent(letter.source for letter in claimed)
-            done.update(letter.source for letter in claimed)
+            store.sent(letter.identity for letter in claimed)
+            done.update(letter.identity for letter in claimed)
         states = store.states()
     finally:
         store.close()
-    rest = [states[letter.source] for letter in wanted if letter.source not in done]
+    rest = [states[letter.identity] for letter in wanted if letter.identity not in done]
     return Resubmitted(len(done), rest.count(SENT), rest.count(IN_DOUBT), len(letters) - len(wanted))
 
 

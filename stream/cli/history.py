@@ -1,17 +1,20 @@
-"""Where `driftloop replay` gets its history: what `produce` reads, or what lies in the pipeline's own topics."""
+"""Where `driftloop replay` gets its history: what `produce` reads, or what lies in the pipeline's own topics or archive."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from operator import attrgetter
 from typing import Any
 
 import msgspec
 
+from stream.adapters.kafka_ranges import read_range
 from stream.adapters.kafka_topics import KafkaTopics
 from stream.adapters.redis_models import examples_from
+from stream.batch.archived_history import ArchivedHistory
 from stream.batch.exact import ExactReplay, LivePredictions, exact_replay
+from stream.batch.replaying import in_order
 from stream.cli.producing import follow
 from stream.cli.showing import read_status
 from stream.cli.sources import Produced
@@ -23,7 +26,9 @@ from stream.pipeline import Pipeline
 from stream.settings import Settings
 from stream.topics import TopicNames
 
-__all__ = ["exact", "from_produced", "from_topics", "moment_ms"]
+__all__ = ["exact", "from_archive", "from_produced", "from_topics", "moment_ms", "offset_ranges"]
+
+RANGE = re.compile(r"(\d{1,9})=(\d{1,18}):(\d{1,18})?", re.ASCII)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -36,29 +41,110 @@ def from_produced(records: Iterable[Produced]) -> Iterator[Record]:
         offsets[topic] += 1
 
 
+Ranges = Mapping[int, tuple[int, int | None]]  # partition -> from, to (exclusive; None: the end of the log)
+
+
 def from_topics(
-    settings: Settings, name: str, since_ms: int | None, until_ms: int | None, reads: str | None = None
+    settings: Settings,
+    name: str,
+    since_ms: int | None,
+    until_ms: int | None,
+    reads: str | None = None,
+    ranges: Ranges | None = None,
 ) -> list[Record]:
     """Events and labels with Kafka timestamps in [since, until), in the order in which workers take them.
 
-    All of them are held in memory. `reads`: as the pipeline has it. Raises Unavailable.
+    All of them are held in memory. `reads`: as the pipeline has it. `ranges`: in place of moments, offsets of `events`.
+    Raises Unavailable, ConfigurationError.
     """
     names = TopicNames(name, reads)
-    records = [
+    if ranges:
+        return in_order(_ranges(settings, names, ranges))
+    return in_order(
         _record(topic, m)
         for topic in ("events", "labels")
         for m in follow(settings, names[topic], from_start=True, to_end=True, since_ms=since_ms)
         if until_ms is None or m.timestamp()[1] < until_ms
-    ]
-    # An event before a label of the same moment, and each topic's partition in its own order even where clocks were not.
-    latest: dict[tuple[str, int], int] = {}
-    keyed = []
-    for record in sorted(records, key=attrgetter("topic", "partition", "offset")):
-        place = (record.topic, record.partition)
-        latest[place] = max(latest.get(place, 0), record.timestamp_ms)
-        keyed.append((latest[place], record.topic, record.offset, record.partition, record))
-    keyed.sort(key=lambda item: item[:4])
-    return [record for *_, record in keyed]
+    )
+
+
+def _ranges(settings: Settings, names: TopicNames, ranges: Ranges) -> Iterator[Record]:
+    """Events of a partition by offset, and its labels from the moment of the first of them to that of the next event."""
+    kafka = KafkaTopics(settings.kafka(), names)
+    found = kafka.describe().topics.get("events")
+    partitions = found.partitions if found is not None else 0
+    for partition, (start, stop) in ranges.items():
+        if partition >= partitions:
+            raise ConfigurationError(
+                "--offsets", partition, f"{names.events} has {partitions} partitions, numbered from 0"
+            )
+        low, high = kafka.offsets("events", partition)
+        stop = high if stop is None else stop
+        if not low <= start <= stop <= high:
+            raise ConfigurationError(
+                "--offsets", f"{partition}={start}:{stop}", f"{names.events}-{partition} holds {low} to {high}"
+            )
+        spans = {"events": (start, stop)}
+        first_ms = kafka.timestamp_ms("events", partition, start)
+        if start < stop and first_ms >= 0:
+            next_ms = kafka.timestamp_ms("events", partition, stop) if stop < high else -1
+            _, end = kafka.offsets("labels", partition)
+            until = kafka.offsets_at("labels", {partition: next_ms})[partition] if next_ms >= 0 else end
+            since = kafka.offsets_at("labels", {partition: first_ms})[partition]
+            spans["labels"] = (since, max(since, until))
+        for topic, span in spans.items():
+            for batch in read_range(settings.kafka(), names, topic, partition, *span):
+                yield from batch
+
+
+def from_archive(
+    settings: Settings, name: str, since_ms: int | None, until_ms: int | None, ranges: Ranges | None = None
+) -> ArchivedHistory:
+    """The examples of an archive with timestamps in [since, until), or with offsets in `ranges` (of shard 0), as a history.
+
+    Raises ConfigurationError if there are none, Unavailable.
+    """
+    from stream.adapters.delta_archive import ExampleArchive  # needs the extra `archive`
+
+    archive = ExampleArchive(settings.archive_url, name)
+    extent = archive.extent(0, since_ms, until_ms)
+    if extent is None:
+        remedy = "`driftloop archive <file>` fills it; DRIFTLOOP_ARCHIVE_URL says where it is"
+        raise ConfigurationError("archive", archive.location, f"holds no examples of this time; {remedy}")
+    first, last = extent.from_offset, extent.to_offset
+    if ranges:
+        if set(ranges) != {0}:
+            raise ConfigurationError("--offsets", sorted(ranges), "of an archive: offsets of `examples`, partition 0")
+        start, stop = ranges[0]
+        stop = last if stop is None else stop
+        if not first <= start <= stop <= last:
+            raise ConfigurationError("--offsets", f"0={start}:{stop}", f"{archive.location} holds {first} to {last}")
+        first, last = start, stop
+    return ArchivedHistory(
+        record
+        for record in archive.records(0, first, last)
+        if (since_ms is None or record.timestamp_ms >= since_ms)
+        and (until_ms is None or record.timestamp_ms < until_ms)
+    )
+
+
+def offset_ranges(texts: Iterable[str]) -> dict[int, tuple[int, int | None]]:
+    """Of `--offsets`: partition -> from, to.
+
+    >>> offset_ranges(["0=100:5000", "2=7:"])
+    {0: (100, 5000), 2: (7, None)}
+
+    Raises ConfigurationError.
+    """
+    found: dict[int, tuple[int, int | None]] = {}
+    for text in texts:
+        match = RANGE.fullmatch(text)
+        if match is None or int(match[1]) in found:
+            raise ConfigurationError(
+                "--offsets", text, "write partition=from:to, such as 0=100:5000 or 0=100:, once for each partition"
+            )
+        found[int(match[1])] = int(match[2]), int(match[3]) if match[3] else None
+    return found
 
 
 def exact(

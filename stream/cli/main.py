@@ -39,7 +39,7 @@ from stream.cli.showing import (
     replay_view,
     status_view,
 )
-from stream.cli.sources import Columns, Produced, read_source
+from stream.cli.sources import Columns, Produced, a_year_ago_ms, read_source
 from stream.errors import ConfigurationError, DriftloopError, StartupRefused
 from stream.settings import Settings, load_settings
 from stream.topics import TopicNames
@@ -220,14 +220,22 @@ def replay(
     pipeline_file: PipelineFile,
     source: Annotated[
         str,
-        typer.Argument(help="a .csv, a .jsonl, river:<DataSet>, a generator's .py, or `topics`: the pipeline's own"),
+        typer.Argument(
+            help="a .csv, a .jsonl, river:<DataSet>, a generator's .py, or the pipeline's own `topics` or `archive`"
+        ),
     ],
     against: Annotated[Path | None, typer.Option(help="another pipeline file, over the same history")] = None,
     report: Annotated[Path | None, typer.Option(help="write a page with plots there (.html)")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print everything as one JSON document")] = False,
     refresh: Annotated[int, typer.Option(min=1, help="records between two refreshments of the scorer's model")] = 200,
-    since: Annotated[str | None, typer.Option(help="topics: from this moment on (2026-01-31T12:00, UTC)")] = None,
-    until: Annotated[str | None, typer.Option(help="topics: up to this moment")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="topics, archive: from this moment on (2026-01-31T12:00, UTC)")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="topics, archive: up to this moment")] = None,
+    offsets: Annotated[
+        list[str] | None,
+        typer.Option(help="topics, archive: partition=from:to of events, of examples; to is exclusive, or left out"),
+    ] = None,
     exact: Annotated[
         bool,
         typer.Option(
@@ -247,29 +255,41 @@ def replay(
     """Take a history through the same steps as live, offline: how good would this pipeline have been?"""
     from stream.batch.replaying import Replayed
     from stream.batch.replaying import replay as run_replay
-    from stream.cli.history import from_produced, from_topics, moment_ms
+    from stream.cli.history import from_archive, from_produced, from_topics, moment_ms, offset_ranges
 
     files = [pipeline_file, *([against] if against is not None else [])]
     if report is not None and report.suffix != ".html":
         raise ConfigurationError("--report", str(report), "name a file that ends in .html")
     if exact:
-        if source != "topics" or since or until or against or report:
+        if source != "topics" or since or until or offsets or against or report:
             raise ConfigurationError(
-                "--exact", source, "use it with `topics`, and without --since, --until, --against, --report"
+                "--exact", source, "use it with `topics`, and without --since, --until, --offsets, --against, --report"
             )
         _replay_exactly(pipeline_file, as_json=as_json)
         return
-    history: list[Any] | None = None  # of topics, read once for both files
+    if offsets and (since or until or source not in ("topics", "archive")):
+        raise ConfigurationError("--offsets", offsets, "use it with `topics` or `archive`, without --since and --until")
+    history: list[Any] | None = None  # read once for both files, as is the archive
+    archived: Any = None
+    times, ranges = (moment_ms("--since", since), moment_ms("--until", until)), offset_ranges(offsets or ())
+    start_ms = a_year_ago_ms()  # both files see the very same times
     if source == "topics":
-        times = moment_ms("--since", since), moment_ms("--until", until)
         pipeline = load_pipeline(pipeline_file).pipeline
-        history = from_topics(load_settings(), pipeline.name, *times, pipeline.reads)
+        history = from_topics(load_settings(), pipeline.name, *times, pipeline.reads, ranges)
+    elif source == "archive":
+        archived = from_archive(load_settings(), load_pipeline(pipeline_file).pipeline.name, *times, ranges)
+        errors.print(
+            f"{archived.events:,} events with labels; events that never got one are not in an archive", highlight=False
+        )
     done: list[tuple[str, Replayed]] = []
     for file in files:
         loaded = load_pipeline(file)
         pipeline = loaded.pipeline
         records: Any = history
-        if history is None:
+        scored_as = None
+        if archived is not None:
+            scored_as, records = archived.of(pipeline)
+        elif history is None:
             columns = Columns(label, key, time_column, event_id, positive)
             delay_ms, interval_ms = entity.duration_ms(label_delay), entity.duration_ms(interval)
             records = from_produced(
@@ -281,12 +301,13 @@ def replay(
                     delay_ms=delay_ms,
                     interval_ms=interval_ms,
                     seed=seed,
+                    start_ms=start_ms,
                 )
             )
         with Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=errors
         ) as progress:
-            total = len(history) if history is not None else None
+            total = len(records) if isinstance(records, list) else None
             task = progress.add_task(f"{file.name}, records", total=total)
             its = run_replay(
                 pipeline,
@@ -295,6 +316,7 @@ def replay(
                 window=load_settings().metrics_window,
                 extra_allowed=loaded.allowed,
                 on_records=lambda n, task=task: progress.advance(task, n),  # type: ignore[misc]
+                scored_as=scored_as,
             )
         if not its.learner["counts"].get("learned"):
             errors.print(f"[yellow]warning[/] {file.name}: no label was learned; is --label given?", highlight=False)
@@ -441,13 +463,15 @@ def reset(
     pipeline_file: PipelineFile,
     yes: Annotated[bool, typer.Option("--yes", help="do it without asking")] = False,
 ) -> None:
-    """Forget the pipeline's state in Redis: its model, features and positions. Its topics stay."""
-    from stream.cli.running import forget
+    """Forget the pipeline's state in Redis: its model, features and positions. Its topics stay. Stop its workers first."""
+    from stream.cli.running import forget, refuse_running
 
-    name = load_pipeline(pipeline_file).pipeline.name
+    settings, names = load_settings(), TopicNames.of(load_pipeline(pipeline_file).pipeline)
+    name = names.prefix
+    refuse_running(KafkaTopics(settings.kafka(), names), name)
     if not yes and not typer.confirm(f"Forget the model and all state of {name!r}?"):
         raise typer.Exit(1)
-    console.print(f"forgot {forget(load_settings(), name)} keys of {name}", highlight=False)
+    console.print(f"forgot {forget(settings, name)} keys of {name}", highlight=False)
 
 
 @app.command()

@@ -28,7 +28,7 @@ from stream.pipeline import Pipeline
 from stream.settings import Settings, load_settings
 from stream.topics import TopicNames
 
-__all__ = ["forget", "interruptible", "run_up", "supervise", "worker_command"]
+__all__ = ["forget", "interruptible", "refuse_running", "run_up", "supervise", "worker_command"]
 
 FAILURES_MAX = 5  # of one worker within a minute: then something is wrong that a restart does not mend
 
@@ -185,14 +185,27 @@ def _restart(child: Child, failures: list[float], console: Console) -> None:
     child.start()
 
 
+def refuse_running(kafka: KafkaTopics, name: str) -> None:
+    """Whoever changes state as a whole does so alone. A killed worker counts until its session is over.
+
+    Raises DriftloopError when workers of the pipeline run, Unavailable.
+    """
+    for role in ("score", "learn"):
+        if running := kafka.members(f"{name}-{role}"):
+            raise DriftloopError(f"{running} {role} workers of {name!r} run: stop them first, then try again")
+
+
 def forget(settings: Settings, name: str, beginning: Beginning | None = None) -> int:
-    """Delete a pipeline's keys in Redis; returns how many. Examples that lie in the log stay unread. Raises Unavailable.
+    """Delete a pipeline's keys in Redis; returns how many. Examples that lie in the log stay unread.
 
     Args:
         beginning: where its next state is to begin.
+
+    Raises DriftloopError when workers of it run (they would go on writing what they know), Unavailable.
     """
     begin = beginning.fields() if beginning is not None else None
     kafka = KafkaTopics(settings.kafka(), TopicNames(name))
+    refuse_running(kafka, name)
     examples = kafka.describe().topics.get("examples")
     ends = {shard: kafka.offsets("examples", shard)[1] for shard in range(examples.partitions if examples else 0)}
 

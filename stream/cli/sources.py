@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from stream.errors import ConfigurationError
 from stream.pipeline import Pipeline
 
-__all__ = ["Columns", "Produced", "load_generator", "read_source"]
+__all__ = ["Columns", "Produced", "a_year_ago_ms", "load_generator", "read_source"]
 
 TRUE, FALSE = frozenset(("1", "true", "yes", "y", "t")), frozenset(("0", "false", "no", "n", "f"))
 
@@ -43,9 +43,20 @@ class Columns(NamedTuple):
 
 
 def read_source(
-    pipeline: Pipeline, source: str, *, columns: Columns, limit: int | None, delay_ms: int, interval_ms: int, seed: int
+    pipeline: Pipeline,
+    source: str,
+    *,
+    columns: Columns,
+    limit: int | None,
+    delay_ms: int,
+    interval_ms: int,
+    seed: int,
+    start_ms: int | None = None,
 ) -> Iterator[Produced]:
     """Records in event time, labels `delay_ms` after their events.
+
+    Args:
+        start_ms: event time of the first row of a table without times; a year ago if not given.
 
     Raises ConfigurationError for a source that cannot be read or does not fit the pipeline.
     """
@@ -60,7 +71,8 @@ def read_source(
         rows = _table(_json_rows(path), pipeline, columns)
     else:
         raise ConfigurationError("source", source, "use a .csv, a .jsonl, river:<DataSet>, or a generator's .py")
-    return _in_time(itertools.islice(rows, limit), delay_ms, interval_ms)
+    start_ms = a_year_ago_ms() if start_ms is None else start_ms
+    return _in_time(itertools.islice(rows, limit), delay_ms, interval_ms, start_ms)
 
 
 class _Row(NamedTuple):
@@ -71,12 +83,16 @@ class _Row(NamedTuple):
     label: Any
 
 
-def _in_time(rows: Iterable[_Row], delay_ms: int, interval_ms: int) -> Iterator[Produced]:
+def a_year_ago_ms() -> int:
+    """Where a table without times begins: event time must not run ahead of Kafka's."""
+    return int(time.time() * 1000) - 365 * 86_400_000
+
+
+def _in_time(rows: Iterable[_Row], delay_ms: int, interval_ms: int, start_ms: int) -> Iterator[Produced]:
     """Events with their labels woven in by event time.
 
-    A table without times gets one event per interval, beginning a year ago: event time must not run ahead of Kafka's.
+    A table without times gets one event per interval.
     """
-    start_ms = int(time.time() * 1000) - 365 * 86_400_000
     due: list[tuple[int, int, Produced]] = []
     for number, row in enumerate(rows):
         at_ms = row.at_ms if row.at_ms is not None else start_ms + number * interval_ms

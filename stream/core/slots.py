@@ -74,6 +74,7 @@ class SlotsState(msgspec.Struct, kw_only=True):
     outbox: list[Release] = []
     handled: list[str] = []
     records: dict[str, int] = {}  # base -> records about it
+    totals: dict[str, int] = {}  # action -> records of it
     previous: str | None = None
 
 
@@ -260,6 +261,7 @@ class Slots:
     ) -> str:
         """Returns its id, of which the content is a part: should Redis lose the last moment, this number may come again."""
         number = self.state.records[base] = self.state.records.get(base, 0) + 1
+        self.state.totals[action] = self.state.totals.get(action, 0) + 1
         if action != "started":
             parent = parent or self.champion.base
         release = Release(
@@ -287,7 +289,10 @@ class Slots:
     def report(self, offset: int) -> dict[str, Any]:
         """Who is where, and how the trial stands."""
         trial = self.trial
-        report: dict[str, Any] = {"slots": {slot: f"{pupil.base}@{offset}" for slot, pupil in self.pupils.items()}}
+        report: dict[str, Any] = {
+            "slots": {slot: f"{pupil.base}@{offset}" for slot, pupil in self.pupils.items()},
+            "releases": dict(sorted(self.state.totals.items())),
+        }
         if trial is not None:
             report["trial"] = {
                 "base": trial.base,

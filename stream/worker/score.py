@@ -14,12 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from stream.core.breaking import CircuitBreaker
 from stream.core.querying import budget_of
 from stream.core.records import Record
 from stream.core.scoring import ERROR_HEADER, LiveModel, ScoreStep
 from stream.errors import Fenced, StartupRefused
 from stream.pipeline import Pipeline
 from stream.ports import Acquired, Commit, Outgoing, Publisher, StateStore
+from stream.topics import TopicNames
 from stream.worker.latencies import Latencies
 from stream.worker.owner import Owner, retrying
 
@@ -32,7 +34,6 @@ GRACE_S = 0.05  # a label newer than every event seen waits so long for events o
 ALIGN_WAIT_S = 5.0  # one topic waits so long for records of the other that are known to lie in the log
 HELD_MAX = 50_000  # events in memory while they wait for labels; beyond that fetching stops
 LABELS_HIGH, LABELS_LOW = 4_000, 1_000  # labels waiting for their time: fetching them pauses and goes on
-BREAKER_RECORDS_MIN = 200  # of a micro-batch; a handful of bad records in a row is nothing
 AGE_MAX_S = 3_600.0  # of an event; one that is older was not made now, and its age says nothing of us
 UNPUBLISHED_MAX = 64  # micro-batches in the outbox before the next one waits for Kafka
 
@@ -65,7 +66,7 @@ class ScorePartition(Owner):
         self._model = model
         self._batch_records_max = batch_records_max
         self._entities_max = entities_max
-        self._dead_share_max = dead_share_max
+        self._breakers = {topic: CircuitBreaker(dead_share_max) for topic in ("events", "labels")}
         self._answered_until = answered_until
         self._partitions = partitions
         self._crash_point = crash_point
@@ -155,9 +156,9 @@ class ScorePartition(Owner):
         )
         more = step.load(needs, fetched, batch)
         due = await retrying(lambda: store.remembered(self.partition, more), "fetch") if more else {}
+        answered = self.counts.get("predictions", 0)
         commit, outgoing = step.step(batch, due, self._model())
-        if self._dead_share_max < 1.0:
-            self._check_share(len(records), outgoing)
+        self._check_share(records, self.counts.get("predictions", 0) - answered, outgoing)
         commit.published_up_to = self._published_up_to
         self._crash_point("score.before_commit")
         await self._commit(commit)
@@ -169,20 +170,33 @@ class ScorePartition(Owner):
             until = step.meta.offsets.get("events", 0)
             self._publishing = asyncio.create_task(self._publish(before, outgoing, self._lease.sequence, until))
 
-    def _check_share(self, records: int, outgoing: list[Outgoing]) -> None:
-        """The circuit breaker: that nearly all is wrong is more likely our mistake than theirs."""
-        dead = self._step.rejected
-        if records < BREAKER_RECORDS_MIN or dead <= self._dead_share_max * records:
-            return
-        header = ERROR_HEADER + "code"
-        codes = Counter(dict(r.headers or []).get(header, b"") for r in outgoing if r.topic == "dead_letters")
-        most = "".join(f", {count} of them {(code or b'').decode()}" for code, count in codes.most_common(1))
-        raise StartupRefused(
-            "mostly_dead_letters",
-            f"partition {self.partition}: {dead} of {records} records would become dead letters{most}; "
-            f"nothing of them is committed. Mend the pipeline file or the producers, or let them "
-            "pass with DRIFTLOOP_DEAD_SHARE_MAX=1",
+    def _check_share(self, records: Sequence[Record], answered: int, outgoing: list[Outgoing]) -> None:
+        """The circuit breaker, for each topic alone: good labels do not speak for bad events.
+
+        Args:
+            answered: events of this micro-batch; each of the others is a dead letter.
+        """
+        events = sum(record.topic == "events" for record in records)
+        dead = events - answered
+        self._breakers["events"].note(events, dead)
+        self._breakers["labels"].note(len(records) - events, self._step.rejected - dead)
+        for topic, breaker in self._breakers.items():
+            if breaker.tripped:
+                raise StartupRefused(
+                    "mostly_dead_letters",
+                    f"partition {self.partition}: {breaker.dead} of the last {breaker.records} {topic} would be dead "
+                    f"letters{self._commonest(topic, outgoing)}; the micro-batch with the last of them is not committed. "
+                    "Mend the pipeline file or the producers, or let them pass with DRIFTLOOP_DEAD_SHARE_MAX=1",
+                )
+
+    def _commonest(self, topic: str, outgoing: list[Outgoing]) -> str:
+        """The commonest code of a micro-batch, in words."""
+        name = TopicNames.of(self._pipeline)[topic].encode()
+        letters = (dict(made.headers or []) for made in outgoing if made.topic == "dead_letters")
+        codes = Counter(
+            letter.get(ERROR_HEADER + "code") or b"" for letter in letters if letter.get(ERROR_HEADER + "topic") == name
         )
+        return "".join(f", lately {code.decode()}" for code, _ in codes.most_common(1))
 
     async def _commit(self, commit: Commit) -> None:
         await retrying(lambda: self._store.commit(self._lease, commit), "commit")

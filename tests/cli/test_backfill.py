@@ -169,6 +169,51 @@ def test_where_it_begins(
 
 @pytest.mark.integration
 @pytest.mark.timeout(120)
+def test_what_was_never_answered_is_not_taken_for_answered(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+):
+    """Redis was lost, and with it answers that were committed and not published yet."""
+    from confluent_kafka import Producer
+    from rich.console import Console
+
+    world = make_world(partitions=1)
+    records = card_stream(20, partitions=1)
+    world.produce(records)
+    is_about(monkeypatch, world)
+    timestamps = [r.timestamp_ms for r in records if r.topic == "events"]
+
+    def answer(*offsets: int, dead: bool = False) -> None:
+        producer = Producer({"bootstrap.servers": world.stack.brokers})
+        for offset in offsets:
+            about = {"topic": world.names.events, "partition": 0, "offset": offset}
+            if dead:
+                about |= {"stage": "score", "code": "x", "message": "y"}
+            producer.produce(
+                world.names.dead_letters if dead else world.names.predictions, msgspec.json.encode({"source": about}), b"k", 0,
+                timestamp=timestamps[offset],
+                headers=[(f"driftloop.error.{k}", str(v).encode()) for k, v in about.items()] if dead else [],
+            )  # fmt: skip
+        assert producer.flush(30) == 0
+
+    def until(start: Start) -> int:
+        return begin(world.pipeline, start, lambda _: True, Console()).answered.get(("events", 0), 0)
+
+    everything = Start(None, [])
+    assert until(everything) == 0
+    answer(2, 3, 4)
+    assert until(everything) == 5  # the first two were passed over when it began
+    answer(3, 7, dead=True)
+    assert until(everything) == 5  # of the micro-batch that was cut off only this came out: 5 and 6 have no answer
+    answer(5, 6)
+    assert until(everything) == 8
+    answer(11, 12)
+    with pytest.raises(DriftloopError, match=r"3 events of .*events-0 from offset 8 to 10 have neither .* at 11 of"):
+        until(everything)
+    assert until(Start(None, ["0:11"])) == until(Start(timestamps[11], [])) == 13
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(120)
 def test_a_new_version_of_nothing_and_a_reset_that_was_cut_off(
     make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ):

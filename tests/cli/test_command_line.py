@@ -113,8 +113,11 @@ def test_a_csv_becomes_predictions_labels_and_a_status(world: World, tmp_path: P
         assert part in status
     figures = json.loads(driftloop("status", CARDS, "--json", world=world))
     assert figures["learner"]["counts"]["learned"] == 800
-    assert "forgot" not in driftloop("reset", CARDS, world=world, code=1)
+    before = world.redis.keys(f"{{{world.name}:*}}:*")
+    assert "1 score workers of" in driftloop("reset", CARDS, "--yes", world=world, code=1)
+    assert set(before) <= set(world.redis.keys(f"{{{world.name}:*}}:*"))  # type: ignore[arg-type]
     world.stop_workers()
+    assert "forgot" not in driftloop("reset", CARDS, world=world, code=1)  # nobody there to agree
     assert "forgot" in driftloop("reset", CARDS, "--yes", world=world)
     control = f"{{{world.name}:control}}".encode()
     assert world.redis.keys(f"{{{world.name}:*") == [control]

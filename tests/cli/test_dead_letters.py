@@ -52,7 +52,7 @@ def test_what_was_too_large_is_sent_again_once_the_limit_is_raised(world: World)
     assert score.wait(30) == 0
 
     store = RedisResubmissions(**world.settings.redis(), pipeline=world.name)
-    assert store.claim(letters[3].source)  # somebody was cut off
+    assert store.claim(letters[3].identity)  # somebody was cut off
     assert resubmit(world.settings, world.name, letters) == (29, 0, 1, 0)
     assert resubmit(world.settings, world.name, letters) == (0, 29, 1, 0)
     output = run(world, "--resubmit", "--again", "--yes")
@@ -106,6 +106,37 @@ def test_a_forged_letter_goes_nowhere(world: World):
     output = run(world) + run(world, "--code", letters[1].about.code)
     assert "\x1b" not in output
     assert r"[/x]\x1b[2J" in output
+
+
+def test_a_topic_that_was_made_again_has_the_same_positions_and_other_letters(world: World):
+    """A reset keeps what was sent again; it must not stand for a record of the new topic."""
+    about = {
+        "topic": world.names.events,
+        "partition": "0",
+        "offset": "5",
+        "stage": "score",
+        "code": "x",
+        "message": "y",
+    }
+    headers = [(f"driftloop.error.{name}", value.encode()) for name, value in about.items()]
+
+    def put(value: bytes, at_ms: int) -> None:
+        producer = Producer({"bootstrap.servers": world.stack.brokers})
+        producer.produce(world.names.dead_letters, value, b"k", 0, timestamp=at_ms, headers=headers)  # type: ignore[arg-type]
+        assert producer.flush(30) == 0
+
+    put(b"old", 1_700_000_000_000)
+    put(b"old", 1_700_000_000_000)  # a copy
+    assert resubmit(world.settings, world.name, read_letters(world.settings, world.names)) == (1, 0, 0, 0)
+    put(b"new", 1_700_000_000_000)
+    put(b"old", 1_700_000_100_000)
+    letters = read_letters(world.settings, world.names)
+    assert [(letter.value, letter.source) for letter in letters] == [
+        (value, f"{world.names.events}-0@5") for value in (b"old", b"new", b"old")
+    ]
+    assert resubmit(world.settings, world.name, letters) == (2, 1, 0, 0)
+    assert resubmit(world.settings, world.name, letters) == (0, 3, 0, 0)
+    assert [r.value for r in world.read("events")[0]] == [b"old", b"new", b"old"]
 
 
 def test_a_worker_stops_when_nearly_everything_would_be_a_dead_letter(world: World):

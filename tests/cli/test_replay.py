@@ -11,11 +11,15 @@ import msgspec
 import pytest
 from typer.testing import CliRunner
 
+from stream.adapters.file_pipelines import load_pipeline
 from stream.cli.history import from_topics, moment_ms
 from stream.cli.main import app
 from stream.cli.running import forget
+from stream.cli.sources import Produced
 from stream.core.beginning import Beginning
+from stream.core.moments import moment_text
 from stream.errors import ConfigurationError
+from tests.support.archived import archive_history
 from tests.support.world import PIPELINE_FILE, World, card_stream
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "payments"
@@ -70,6 +74,52 @@ def test_a_table(tmp_path: Path):
         run(*arguments, "--report", "report.pdf")
 
 
+def test_two_files_see_the_same_times_of_a_table_without_times(tmp_path: Path):
+    """Windows and days begin where the clock says: a start per file would compare two histories."""
+    table, other = tmp_path / "cards.csv", tmp_path / "other.py"
+    rows = [f"card-{i % 9},{i * 7.5 % 300},{i % 24},{int(i % 11 == 0)}" for i in range(400)]
+    table.write_text("\n".join(["card,amount,hour,fraud", *rows]))
+    other.write_text(PIPELINE_FILE.read_text())
+    arguments = (str(table), "--json", "--label", "fraud", "--key", "card", "--label-delay", "30s")
+    one, two = json.loads(run(str(PIPELINE_FILE), *arguments, "--against", str(other))).values()
+    assert one["course"][-1]["at_ms"] == two["course"][-1]["at_ms"] > 0
+    for its in (one, two):
+        del its["seconds"]
+    assert one == two
+
+
+def test_an_archive(tmp_path: Path):
+    url = str(tmp_path / "archive")
+    loaded = load_pipeline(PIPELINE_FILE).pipeline
+    records = card_stream(1_500, partitions=1, missing=0.3)
+    history = [Produced(r.topic, (r.key or b"").decode(), r.timestamp_ms, msgspec.json.decode(r.value or b"")) for r in records]  # fmt: skip
+    archive_history(loaded, history, url)
+    settings = {"DRIFTLOOP_ARCHIVE_URL": url, "DRIFTLOOP_TEST_NAME": loaded.name}
+    its = json.loads(run(str(PIPELINE_FILE), "archive", "--json", **settings))[loaded.name]
+    labels = sum(r.topic == "labels" for r in records)
+    assert its["counts"]["labels"] == labels
+    assert its["counts"]["events"] >= labels
+    part = json.loads(run(str(PIPELINE_FILE), "archive", "--json", "--offsets", "0=100:400", **settings))[loaded.name]
+    assert 200 < part["counts"]["events"] <= 300
+    half = moment_text(records[len(records) // 2].timestamp_ms)
+    late, early = (
+        json.loads(run(str(PIPELINE_FILE), "archive", "--json", option, half, **settings))[loaded.name]["counts"]
+        for option in ("--since", "--until")
+    )
+    assert late["labels"] + early["labels"] == labels
+    for arguments, words in (
+        (("--offsets", "0=100:4000000"), "holds 0 to"),
+        (("--offsets", "1=0:10"), "partition 0"),
+        (("--offsets", "0:10"), "write partition=from:to"),
+        (("--offsets", "0=1:2", "--since", half), "without --since"),
+        (("--since", "2099-01-01"), "holds no examples of this time"),
+    ):
+        with pytest.raises(ConfigurationError, match=words):
+            run(str(PIPELINE_FILE), "archive", *arguments, **settings)
+    with pytest.raises(ConfigurationError, match="use it with `topics` or `archive`"):
+        run(PIPELINE, GENERATOR, "--offsets", "0=1:2")
+
+
 @pytest.mark.integration
 @pytest.mark.timeout(180)
 def test_what_lies_in_the_topics_teaches_what_it_taught_live(make_world: Any):
@@ -95,6 +145,22 @@ def test_what_lies_in_the_topics_teaches_what_it_taught_live(make_world: Any):
     assert len(earlier) + len(later) == len(records)
     assert all(record.timestamp_ms < half_ms for record in earlier)
     assert msgspec.to_builtins(earlier[:5]) == msgspec.to_builtins(records[:5])
+    events = [r for r in records if r.topic == "events"]
+    some = from_topics(world.settings, world.name, None, None, ranges={0: (100, 1_000)})
+    assert [r.offset for r in some if r.topic == "events"] == list(range(100, 1_000))
+    span = events[100].timestamp_ms, events[1_000].timestamp_ms
+    assert [r.offset for r in some if r.topic == "labels"] == [
+        r.offset for r in records if r.topic == "labels" and span[0] <= r.timestamp_ms < span[1]
+    ]
+    rest = from_topics(world.settings, world.name, None, None, ranges={0: (1_000, None)})
+    assert [r.offset for r in rest if r.topic == "events"] == list(range(1_000, len(events)))
+    assert max(r.offset for r in rest if r.topic == "labels") == len(records) - len(events) - 1
+    assert from_topics(world.settings, world.name, None, None, ranges={0: (7, 7)}) == []
+    for wrong, words in ({0: (5, 4)}, "holds 0 to"), ({0: (0, 99_999)}, "holds 0 to"), ({3: (0, None)}, "has 1 part"):
+        with pytest.raises(ConfigurationError, match=words):
+            from_topics(world.settings, world.name, None, None, ranges=wrong)
+    part = json.loads(run(str(PIPELINE_FILE), "topics", "--json", "--offsets", "0=100:1000", **environment))
+    assert part[world.name]["counts"]["events"] <= 900
     world.stop_workers()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -209,6 +210,9 @@ def test_the_former_champion_comes_back_and_has_learned_all_along():
     live.guesses[base.name] = right(0.3)  # the world has changed for the new one only
     live.run(1_900)
     assert live.actions()[-1] == "rolled_back"
+    again = live.fresh()
+    again.restore(live.step.snapshot().models)  # what is counted is counted with the state
+    assert msgspec.json.decode(again.snapshot().status)["releases"] == Counter(live.actions())
     last = live.releases[-1]
     assert (last.base, last.parent, last.decided_by) == (base.name, first.name, "rule:sequential_test")
     assert live.step.base == first.name
@@ -331,6 +335,7 @@ def test_by_hand_a_winner_waits():
     assert live.actions() == ["released", "canary", "canary"]
     status = msgspec.json.decode(live.step.snapshot().status)
     assert status["trial"]["won"] is True
+    assert status["releases"] == {"canary": 2, "released": 1}
     live.step.command(live.command("promote", base.name, reason="looks good"))
     live._take()
     assert (live.releases[-1].action, live.releases[-1].decided_by) == ("promoted", "person:ada")

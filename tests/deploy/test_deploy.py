@@ -156,6 +156,7 @@ def test_the_dashboard_is_what_its_code_makes():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert DASHBOARD.read_text() == module.text(), "run `make dashboard`"
+    assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= module.WIDTH for panel in module.dashboard()["panels"])
 
 
 @pytest.mark.parametrize(

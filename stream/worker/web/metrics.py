@@ -7,7 +7,7 @@ partitions, documented codes, slots, and the pipeline's own segments and feature
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from stream.core.evaluating import KEY_FIGURE
 from stream.core.objectives import Judged
+from stream.messages import ReleaseAction
 from stream.worker.latencies import EDGES_S
 from stream.worker.telemetry import PartitionLook, Telemetry
 
@@ -83,6 +84,12 @@ METRICS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "driftloop_drifts": ("counter", (), "Drifts that were told."),
     "driftloop_drift_active": ("gauge", (), "1 while a drift lasts."),
     "driftloop_drift_monitors": ("gauge", ("state",), "Monitors: all, and those that know what is usual."),
+    "driftloop_releases": (
+        "counter",
+        ("action",),
+        "Records on `releases`: what became of models, by rules and people; a refused command is `rejected`, too.",
+    ),
+    "driftloop_trial_won": ("gauge", (), "1 while a candidate has won and waits for a person to promote it, else 0."),
     "driftloop_canary_share_ratio": ("gauge", (), "Share of the entities that the model on trial answers."),
     "driftloop_trial_labels": ("gauge", (), "Labels that the trial rests on."),
     "driftloop_trial_evidence": ("gauge", ("direction",), "Evidence that the model on trial is better, and worse."),
@@ -224,7 +231,11 @@ def _learner(status: Mapping[str, Any], key: str) -> Iterator[tuple[str, tuple[s
         yield "drift_monitors", (state.replace("monitors", "all"),), drift.get(state)
     for feature in status.get("features", []):
         yield "feature_distance_ratio", (feature["name"],), feature["distance"]
+    releases = status.get("releases", {})
+    for action in get_args(ReleaseAction):
+        yield "releases", (action,), releases.get(action, 0)
     trial = status.get("trial")
+    yield "trial_won", (), int(bool(trial and trial["won"]))
     yield "canary_share_ratio", (), trial["share"] if trial else 0.0
     if trial:
         yield "trial_labels", (), trial["labels"]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 
 from stream.adapters.redis_connections import redis_client
 from stream.adapters.redis_telemetry import RedisTelemetry
+from stream.core.learning import LearnStep
 from stream.core.objectives import judge
 from stream.lifecycle import Objectives
 from stream.local.servers import free_port
@@ -50,3 +54,32 @@ def test_a_regressions_error_is_in_the_unit_of_its_labels():
     found = told("regression")
     assert found["target_label_units", "mae"] == 0.5
     assert ("target_ratio", "mae") not in found
+
+
+def of_a_learner(status: dict[str, Any]) -> dict[tuple[str, ...], float]:
+    """(metric, *labels beside the pipeline) -> value."""
+    nowhere = RedisTelemetry(redis_client(f"redis://127.0.0.1:{free_port()}", 1.0), "cards")
+    telemetry = Telemetry(nowhere, "learn", dict, lambda: None)
+    telemetry.status = msgspec.json.encode(status)
+    telemetry.latest = {0: PartitionLook({}, {}, {}, 0)}
+    return {
+        (sample.name, *(value for name, value in sample.labels.items() if name != "pipeline")): sample.value
+        for family in WorkerMetrics("cards", "binary", telemetry).collect()
+        for sample in family.samples
+    }
+
+
+def test_what_became_of_models_is_counted_and_a_winner_that_waits_is_told():
+    step = LearnStep(pipeline_of(), shard=0, keys=[b"k" * 32], configuration="c")
+    step.slots.start(0, 5)
+    status = msgspec.json.decode(step.snapshot().status)
+    found = of_a_learner(status)
+    assert found["driftloop_releases_total", "started"] == 1
+    actions = ("released", "canary", "promoted", "confirmed", "rolled_back", "rejected")
+    assert [found["driftloop_releases_total", action] for action in actions] == [0] * 6  # there before it happens
+    assert found["driftloop_trial_won",] == 0
+    figures = {"share": 0.5, "labels": 9, "evidence_better": 30.0, "evidence_worse": 0.1, "needed": 20.0}
+    assert of_a_learner({**status, "trial": {**figures, "won": True}})["driftloop_trial_won",] == 1
+    assert of_a_learner({**status, "trial": {**figures, "won": False}})["driftloop_trial_won",] == 0
+    del status["releases"]  # as a learner from before has written it
+    assert of_a_learner(status)["driftloop_releases_total", "rolled_back"] == 0
