@@ -2,6 +2,7 @@
 
 runs/<run>/plan.json       the plan
 runs/<run>/cause.json      why the run was started, for which drift
+runs/<run>/no_window.json  why there was nothing to search on, where it ended so
 runs/<run>/trials.json     all trials, .csv the same as a table; history.svg, importance.svg
 runs/<run>/fit.json        which base was made, and from what
 runs/<run>/verdict.json    what the comparison said

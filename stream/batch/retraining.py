@@ -83,6 +83,8 @@ def choose_window(
             since = max(taken.get("from_offset") or 0, line_start(run, champion))
             chosen = find_window(loaded.pipeline, run.source, change_point=since or None)
             found = {"go": chosen["window"] is not None, **chosen, "champion": champion}
+            if not found["go"]:
+                run.keep("no_window.json", found)  # the run has an answer; more labels start the next
         if found["go"]:  # a window that is too short today may be long enough at a retry
             run.keep("window.json", found)
             drift = taken.get("drift") or {}
