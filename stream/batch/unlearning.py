@@ -66,7 +66,7 @@ def unlearn(
     Args:
         by: `person:<name>` or `run:<id>`.
         from_offset, to_offset: of `examples`; `to_offset` is exclusive, None: all that are learned by now.
-        source: of the labels.
+        source: of the labels; of a person also those that were agreed on with another one (`core.label_sources`).
         since_ms, until_ms: Kafka timestamps of the labels, [since, until).
         dry_run: only count.
         and_release: ask for the rollout of what was built.
@@ -83,6 +83,7 @@ def unlearn(
         from_offset=from_offset,
         to_offset=run.end if to_offset is None else to_offset,
         source=source,
+        agreed=source is not None,
         since_ms=since_ms,
         until_ms=until_ms,
     )
