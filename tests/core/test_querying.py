@@ -326,6 +326,8 @@ def test_nobody_is_asked_about_a_label_that_is_there_or_an_event_that_comes_agai
     assert [request.event_id for request in requests_of(outcome)] == [f"e{n}" for n in range(1, 20, 2)]
     weighted = [value["event_id"] for value in outcome.values("examples") if value.get("propensity") == 1.0]
     assert weighted == [f"e{n}" for n in range(2, 20, 2)]
+    assert outcome.counts()["label_requests"] == 10
+    assert "label_requests_answered" not in outcome.counts()  # these labels were there before anybody was asked
 
 
 def test_where_two_models_disagree_is_asked_first():
