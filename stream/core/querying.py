@@ -22,10 +22,10 @@ without a word between them. `per_day` is divided among the partitions; a day is
 after its day is over is not asked. Drift raises the share, from what was saved for it, never beyond what was earned.
 
 **Propensities.** Each event's chance to be asked follows from the events before it: 1 if the strategy wants it, 1/m if only
-the random share may pick it; in the first m events, whose random request is yet to be earned, as likely as the strategy
-made it, and 0 where it does not want them. While a day's part of `per_day` is used up, and for events that come after their
-day, it is 0 for all, whatever they are: figures then speak of the other events. Weights 1 / propensity make figures of asked events unbiased for all that could be asked (Horvitz and
-Thompson 1952, "A generalization of sampling without replacement from a finite universe", JASA).
+the random share may pick it. In the first m events, whose random request is yet to be earned, it is the strategy's chance
+alone, and 0 where it does not want them. While a day's part of `per_day` is used up, and for events that come after their
+day, it is 0 for all, whatever they are. Weights 1 / propensity make figures of asked events unbiased for all that could be
+asked (Horvitz and Thompson 1952, "A generalization of sampling without replacement from a finite universe", JASA).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How a candidate catches up with the live model.
 
-It has learned the examples before its base; a live model that lags behind those is waited for. Those since then are read from
-the log and learned in slices between live micro-batches. While it learns, the live model takes half as many examples as the candidate, so that the distance shrinks
-however much is waiting; scoring is another process's and goes on. Nothing of this is stored: a learner that dies in it begins
-again, because the command stays until a snapshot has carried it out.
+It has learned the examples before its base; a live model that lags behind those is waited for. Those since then are read
+from the log and learned in slices between live micro-batches. While it learns, the live model takes half as many examples as
+the candidate, so that the distance shrinks however much is waiting; scoring is another process's and goes on. Nothing of this
+is stored: a learner that dies in it begins again, because the command stays until a snapshot has carried it out.
 """
 
 from __future__ import annotations
