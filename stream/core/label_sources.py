@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["SOURCE_MAX", "is_of", "person", "together"]
+__all__ = ["SOURCE_MAX", "is_of", "names_a_person", "person", "together"]
 
 SOURCE_MAX = 64
 PEOPLE = ("person", "airflow")
@@ -31,6 +31,15 @@ def together(sources: Sequence[str]) -> str:
     return "+".join([sources[0], *(source.partition(":")[2] for source in sources[1:])])[:SOURCE_MAX]
 
 
+def names_a_person(source: str) -> bool:
+    """Whether it is one who may agree with others.
+
+    >>> names_a_person("person:ann"), names_a_person("person:ann+bob"), names_a_person("mallory")
+    (True, False, False)
+    """
+    return source.partition(":")[0] in PEOPLE and "+" not in source
+
+
 def is_of(label_source: str, source: str) -> bool:
     """Whether a label is this source's own, or one that it agreed on with others.
 
@@ -39,8 +48,8 @@ def is_of(label_source: str, source: str) -> bool:
     """
     if label_source == source:
         return True
-    (kind, _, names), (asked, _, name) = label_source.partition(":"), source.partition(":")
-    if kind not in PEOPLE or asked not in PEOPLE or "+" not in names or "+" in name:
+    (kind, _, names), name = label_source.partition(":"), source.partition(":")[2]
+    if kind not in PEOPLE or "+" not in names or not names_a_person(source):
         return False
     *whole, last = names.split("+")
     cut = len(label_source) == SOURCE_MAX and last != "" and name.startswith(last)
