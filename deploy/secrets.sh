@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the secrets that compose.yaml mounts, each once: those that exist stay. sh deploy/secrets.sh [directory]
+# Makes the secrets that compose.yaml mounts, each once: those that exist stay, but for an empty token. sh deploy/secrets.sh [directory]
 set -eu
 directory=${1:-$(dirname "$0")/secrets}
 umask 077
@@ -35,5 +35,8 @@ fi
 keep airflow_fernet_key "$(openssl rand -base64 32 | tr '+/' '-_')"
 keep airflow_secret_key "$(random)"
 keep airflow_jwt_secret "$(random)"
-keep driftloop_label_studio_token "${DRIFTLOOP_LABEL_STUDIO_TOKEN:-}"  # an empty one is none; Label Studio gives it to a user
+token=${DRIFTLOOP_LABEL_STUDIO_TOKEN:-}  # Label Studio gives it to a user, so it comes later; an empty one is none
+keep driftloop_label_studio_token "$token"
+# In place: containers have the file mounted.
+grep -q '[^[:space:]]' driftloop_label_studio_token || printf '%s\n' "$token" > driftloop_label_studio_token
 keep grafana_password "$(openssl rand -hex 12)"

@@ -41,6 +41,9 @@ def log_run(document: dict[str, Any]) -> dict[str, Any]:
     tags = {**document["tags"], RUN: document["run"], FAILURE: document["failed"]}
     parent = _parent(client, experiment, document["run"], _texts(tags), found)
     _add(client, parent, document["params"], {name: [(0, value)] for name, value in document["metrics"].items()}, tags)
+    failed = document["ended"] and document["failed"] is not None
+    if failed:  # before all that takes time: Airflow gives a failure's note 20 seconds
+        client.set_terminated(parent.info.run_id, "FAILED")
     logged = 0
     children = {one.data.tags[TRIAL]: one for one in found if TRIAL in one.data.tags}
     for row in document["trials"]:
@@ -56,20 +59,24 @@ def log_run(document: dict[str, Any]) -> dict[str, Any]:
             client.log_artifact(parent.info.run_id, file, folder or None)
     if document["failed"] is None and FAILURE in parent.data.tags:
         client.delete_tag(parent.info.run_id, FAILURE)  # it was tried again
-    if document["ended"]:
-        client.set_terminated(parent.info.run_id, "FINISHED" if document["failed"] is None else "FAILED")
-    elif parent.info.status != "RUNNING":
+    if document["ended"] and not failed:
+        client.set_terminated(parent.info.run_id, "FINISHED")
+    elif not failed and parent.info.status != "RUNNING":
         client.update_run(parent.info.run_id, status="RUNNING")
     return {"run_id": parent.info.run_id, "experiment_id": experiment, "trials": logged}
 
 
 def _parent(client: Any, experiment: str, name: str, tags: dict[str, str], found: list[Any]) -> Any:
     """The run itself, made if it is not there. Of two that were made at once all writers take the same, and one goes."""
-    parents = [one for one in found if TRIAL not in one.data.tags]
+
+    def oldest(runs: list[Any]) -> list[Any]:
+        parents = [one for one in runs if TRIAL not in one.data.tags]
+        return sorted(parents, key=lambda one: (one.info.start_time, one.info.run_id))
+
+    parents = oldest(found)
     if not parents:
         mine = client.create_run(experiment, run_name=name, tags=tags)
-        parents = [one for one in _runs(client, experiment, name) if TRIAL not in one.data.tags]
-        parents.sort(key=lambda one: (one.info.start_time, one.info.run_id))
+        parents = oldest(_runs(client, experiment, name))
         if mine.info.run_id != parents[0].info.run_id:
             client.delete_run(mine.info.run_id)
     return parents[0]

@@ -34,10 +34,10 @@ DEFAULTS: dict[str, Any] = {
 
 def defaults(listed: Listed) -> dict[str, Any]:
     """Of the tasks of a pipeline: a failure that is final is told to people, and ends the run in MLflow where it is tracked."""
-    return {**DEFAULTS, "on_failure_callback": [alert_failure, track_failure(listed.file)]}
+    return {**DEFAULTS, "on_failure_callback": [alert_failure, track_failure(listed)]}
 
 
-def track_failure(file: str) -> Callable[[Any], None]:
+def track_failure(listed: Listed) -> Callable[[Any], None]:
     """An `on_failure_callback`. Nothing is imported or written where no tracking URI is set."""
 
     def track(context: Any) -> None:
@@ -48,7 +48,13 @@ def track_failure(file: str) -> Callable[[Any], None]:
         if isinstance(error, AirflowFailException) and error.__cause__ is not None:
             error = error.__cause__  # ours, which `call` has wrapped
         why = f"{type(error).__name__}: {error}" if error else "no error was given; see Airflow's log"
-        call("fail", file, run_id=run_name(instance), at=instance.task_id, why=why)
+        noted = {"run_id": run_name(instance), "at": instance.task_id, "why": why}
+        try:
+            call("fail", listed.file, **noted)
+        except Exception:  # noqa: BLE001 - it does not load: that may be what has failed
+            from stream.batch.retraining import fail
+
+            fail(settings, listed.name, **noted)
 
     return track
 

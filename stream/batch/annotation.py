@@ -29,6 +29,7 @@ from stream.core.annotating import (
     take,
     verdict,
 )
+from stream.core.label_sources import person
 from stream.errors import ConfigurationError
 from stream.lifecycle import CANNOT_TELL, SEND, SKIP, Labelling
 from stream.messages import LabelRequest
@@ -98,11 +99,13 @@ def put_answer(
     response = response or {}
     chosen = (response.get("chosen_options") or [SKIP])[0]
     try:
-        if chosen == SKIP:
+        # A person's skip closes the request, as "cannot tell" does; where two are asked, another person may know.
+        nobody = not response or response.get("timedout")
+        if chosen == SKIP and (nobody or labelling.annotators > 1):
             store.change(lambda state: give_back(state, event, claim))
             return {"outcome": "given_back", "why": "time_out" if response.get("timedout") else "skipped"}
         try:
-            label = None if chosen == CANNOT_TELL else label_from_text(pipeline, _written(chosen, response))
+            label = None if chosen in (CANNOT_TELL, SKIP) else label_from_text(pipeline, _written(chosen, response))
         except ConfigurationError as error:
             why = f"the last answer was not taken: {error}"
             store.change(lambda state: give_back(state, event, claim, why))
@@ -153,4 +156,4 @@ def _written(chosen: str, response: Mapping[str, Any]) -> str:
 def _person(response: Mapping[str, Any]) -> str:
     user = response.get("responded_by_user") or {}
     name = str(user.get("name") or user.get("id") or "")
-    return f"person:{name}" if name and name.lower() != "anonymous" else "airflow:anonymous"
+    return person(name) if name and name.lower() != "anonymous" else "airflow:anonymous"

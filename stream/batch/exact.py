@@ -53,6 +53,11 @@ class ExactReplay(msgspec.Struct, frozen=True):
     def same(self) -> bool:
         return self.equal == self.predictions and not self.only_replayed
 
+    @property
+    def complete(self) -> bool:
+        """Whether there was something to compare, and all of it was."""
+        return self.predictions > 0 and not self.not_rebuilt
+
 
 class LivePredictions:
     """What lies on `predictions`, by source position: the version named, and a digest of the bytes.
@@ -64,20 +69,28 @@ class LivePredictions:
         """`partitions_from`: by partition, the first event of the present state; what lies before is left out."""
         self._from = dict(partitions_from or {})
         self.versions: dict[tuple[int, int], str] = {}
+        self.unanswered: dict[tuple[int, int], str] = {}  # events of an earlier state, by what a repeat of theirs says
         self.repeated: set[tuple[int, int]] = set()  # answered from memory, without a model
         self.newest: dict[int, int] = {}  # by partition, the last event that has a prediction
         self.digests: dict[tuple[int, int], bytes] = {}
         self._names: dict[str, str] = {}
 
+    def before(self, place: tuple[int, int]) -> bool:
+        """Whether an earlier state has answered this event."""
+        return place[1] < self._from.get(place[0], 0)
+
     def add(self, record: Record) -> None:
         """One record of `predictions`."""
         prediction = _decode(record.value or b"")
         place = prediction.source.partition, prediction.source.offset
-        if place[1] < self._from.get(place[0], 0):
+        if self.before(place):
             return
         version = prediction.model.version
         self.versions[place] = self._names.setdefault(version, version)
         (self.repeated.discard if prediction.duplicate_of is None else self.repeated.add)(place)
+        first = prediction.duplicate_of
+        if first is not None and self.before((first.partition, first.offset)):
+            self.unanswered[first.partition, first.offset] = version
         self.newest[place[0]] = max(place[1], self.newest.get(place[0], 0))
         self.digests[place] = _digest(record.key, record.value, record.timestamp_ms)
 
@@ -144,7 +157,7 @@ class _Versions:
         self._step = LearnStep(
             pipeline, shard=0, keys=KEYS, configuration="exact", window=window, extra_allowed=extra_allowed, start=start
         )
-        self.base = self._step.base
+        self.base, self.start = self._step.base, start
         self._held: dict[int, LiveModel] = {}
         self.built = self.held_max = 0
 
@@ -222,8 +235,10 @@ class _Exact:
     def _offset_for(self, record: Record) -> int | None:
         """Of the model that answered this event; None if none did, or it cannot be built."""
         place = record.partition, record.offset
-        version = self._live.versions.get(place) if record.topic == "events" else None
-        return None if version is None or place in self._live.repeated else self._versions.offset_of(version)
+        if record.topic != "events" or place in self._live.repeated:
+            return None
+        version = self._live.versions.get(place) or self._live.unanswered.get(place)
+        return None if version is None else self._versions.offset_of(version)
 
     async def over(self, records: Iterable[Record]) -> int:
         """Returns how many records were events."""
@@ -231,9 +246,10 @@ class _Exact:
         for record in records:
             queues.setdefault(record.partition, []).append(record)
         # A partition is at `reached` when its next event is: versions go forward but for another worker's late look.
-        last_needed: dict[int, int] = {0: 0}
+        first = self._versions.start  # whose model also answers what names none, such as events of an earlier state
+        last_needed: dict[int, int] = {first: first}
         for queue in queues.values():
-            reached = 0
+            reached = first
             for record in queue:
                 if (offset := self._offset_for(record)) is not None:
                     reached = max(reached, offset)
@@ -271,7 +287,7 @@ class _Exact:
     def _compare(self, out: Outgoing) -> None:
         source = _decode(out.value or b"").source
         place = source.partition, source.offset
-        if place in self.seen:
+        if place in self.seen or self._live.before(place):
             return
         self.seen.add(place)
         wanted = self._live.digests.get(place)

@@ -17,6 +17,7 @@ from stream.adapters.kafka_publisher import KafkaPublisher
 from stream.adapters.kafka_ranges import read_range
 from stream.adapters.kafka_topics import KafkaTopics
 from stream.adapters.redis_connections import redis_client
+from stream.core.label_sources import SOURCE_MAX
 from stream.core.records import Record
 from stream.core.remembering import Meta
 from stream.errors import ConfigurationError
@@ -60,17 +61,20 @@ def open_requests(settings: Settings, pipeline: Pipeline) -> list[OpenRequest]:
     kafka = KafkaTopics(settings.kafka(), names)
     found: dict[tuple[int, str], OpenRequest] = {}
     oldest_ms: dict[int, int] = {}
+    declined: set[tuple[int, str]] = set()  # a worker that starts again may publish a request once more, behind that
     passed_ms = asyncio.run(_event_times(settings, names.prefix, kafka))
     for partition, watermark_ms in passed_ms.items():
         for record in _all(settings, names, kafka, "label_requests", partition):
             request = _request(record)
             if request is None or not record.key:
                 continue
+            event = partition, request.event_id
             if request.declined_by is not None:
-                found.pop((partition, request.event_id), None)
-            elif request.expires_at_ms >= watermark_ms:
-                found.setdefault((partition, request.event_id), OpenRequest(record.key, partition, request))
-                oldest_ms.setdefault(partition, record.timestamp_ms)
+                declined.add(event)
+                found.pop(event, None)
+            elif request.expires_at_ms >= watermark_ms and event not in declined:
+                found.setdefault(event, OpenRequest(record.key, partition, request))
+                oldest_ms[partition] = min(record.timestamp_ms, oldest_ms.get(partition, record.timestamp_ms))
     from_offsets = kafka.offsets_at("labels", oldest_ms) if oldest_ms else {}
     for partition, offset in from_offsets.items():
         for record in _all(settings, names, kafka, "labels", partition, offset):
@@ -163,7 +167,7 @@ def _outgoing(given: Answer, by: str, at_ms: int) -> Outgoing:
         topic, value = "label_requests", msgspec.structs.replace(asked.request, declined_by=by)
     else:
         topic = "labels"
-        value = Label(event_id=asked.request.event_id, label=given.label, labelled_at_ms=at_ms, source=by[:64])
+        value = Label(event_id=asked.request.event_id, label=given.label, labelled_at_ms=at_ms, source=by[:SOURCE_MAX])
     return Outgoing(topic, asked.partition, asked.key, msgspec.json.encode(value), at_ms)
 
 

@@ -20,6 +20,7 @@ from stream.batch.label_requests import Answer, OpenRequest, answer, label_from_
 from stream.batch.request_forms import form_subject, plain_body
 from stream.core.annotating import Annotations, Given
 from stream.core.exchanging import Plan, plan_exchange, remember
+from stream.core.label_sources import person
 from stream.core.studio_tasks import Response, StudioTask, label_config, read_task, task_of
 from stream.errors import ConfigurationError, Unavailable
 from stream.lifecycle import label_options
@@ -197,7 +198,7 @@ class _Exchange:
 
     def _person(self, number: int) -> str:
         if number not in self.users:
-            self.users[number] = f"person:{self.studio.user_email(number) or f'label-studio-{number}'}"[:64]
+            self.users[number] = person(self.studio.user_email(number) or f"label-studio-{number}")
         return self.users[number]
 
     def _understand(self, task: StudioTask, response: Response) -> Given | str:

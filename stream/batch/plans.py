@@ -2,6 +2,7 @@
 
 runs/<run>/plan.json       the plan
 runs/<run>/cause.json      why the run was started, for which drift
+runs/<run>/no_window.json  why there was nothing to search on, where it ended so
 runs/<run>/trials.json     all trials, .csv the same as a table; history.svg, importance.svg
 runs/<run>/fit.json        which base was made, and from what
 runs/<run>/verdict.json    what the comparison said
@@ -24,7 +25,7 @@ from stream.errors import ConfigurationError
 from stream.pipeline import Pipeline
 from stream.settings import Settings
 
-__all__ = ["Plan", "Run", "open_archive"]
+__all__ = ["Plan", "Run", "RunFiles", "open_archive"]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,16 +53,39 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     data: str = ""
 
 
-class Run:
+class RunFiles:
+    """What one run has left. It needs no pipeline file."""
+
+    def __init__(self, settings: Settings, pipeline: str, run: str) -> None:
+        self.settings, self.pipeline_name, self.name = settings, pipeline, run
+        self.files = ArtifactFiles(settings.artifact_url, pipeline)
+
+    def plan(self) -> Plan:
+        """Raises ConfigurationError if the run was not planned."""
+        found = self.find("plan.json")
+        if found is None:
+            raise ConfigurationError("run", self.name, "call plan_trials first")
+        return msgspec.convert(found, Plan, strict=False)
+
+    def find(self, name: str) -> Any:
+        data = self.files.find_file(f"runs/{self.name}/{name}")
+        return None if data is None else msgspec.json.decode(data)
+
+    def keep(self, name: str, value: Any) -> None:
+        """A file of the run: bytes as they are, everything else as JSON."""
+        data = value if isinstance(value, bytes) else msgspec.json.format(msgspec.json.encode(value))
+        self.files.put_file(f"runs/{self.name}/{name}", data)
+
+
+class Run(RunFiles):
     """One run and what its steps need: files, examples, keys."""
 
     def __init__(
         self, settings: Settings, loaded: LoadedPipeline, run: str, source: ExampleSource | None = None
     ) -> None:
-        self.settings, self.name = settings, run
+        super().__init__(settings, loaded.pipeline.name, run)
         self.pipeline: Pipeline = loaded.pipeline
         self.allowed = loaded.allowed
-        self.files = ArtifactFiles(settings.artifact_url, self.pipeline.name)
         self._source = source
         self.keys = settings.signing()
         self.configuration = configuration_of(self.pipeline)
@@ -73,13 +97,6 @@ class Run:
             self._source = open_archive(self.settings, self.pipeline.name)
         return self._source
 
-    def plan(self) -> Plan:
-        """Raises ConfigurationError if the run was not planned."""
-        found = self.find("plan.json")
-        if found is None:
-            raise ConfigurationError("run", self.name, "call plan_trials first")
-        return msgspec.convert(found, Plan, strict=False)
-
     def lessons(self, plan: Plan) -> Timeline:
         """The window's lessons. Raises ConfigurationError if the archive does not hold what it held."""
         window = plan.window
@@ -89,15 +106,6 @@ class Run:
             remedy = f"offsets {window.from_offset} to {window.to_offset} are not what they were: start a new run"
             raise ConfigurationError("archive", found.digest, remedy)
         return found
-
-    def find(self, name: str) -> Any:
-        data = self.files.find_file(f"runs/{self.name}/{name}")
-        return None if data is None else msgspec.json.decode(data)
-
-    def keep(self, name: str, value: Any) -> None:
-        """A file of the run: bytes as they are, everything else as JSON."""
-        data = value if isinstance(value, bytes) else msgspec.json.format(msgspec.json.encode(value))
-        self.files.put_file(f"runs/{self.name}/{name}", data)
 
 
 def open_archive(settings: Settings, pipeline: str) -> ExampleSource:

@@ -41,7 +41,10 @@ ATTEMPTS = 10
 
 def take_up(settings: Settings, loaded: LoadedPipeline, *, run_id: str) -> dict[str, Any]:
     """Is there a drift to retrain for? See `taking_up.take_up`."""
-    return taking_up.take_up(settings, loaded.pipeline, run_id)
+    answer = taking_up.take_up(settings, loaded.pipeline, run_id)
+    if not answer["go"]:
+        tracking.track_early_end(settings, loaded, run_id, said=answer["why"])
+    return answer
 
 
 def by_the_clock(settings: Settings, loaded: LoadedPipeline) -> dict[str, Any]:
@@ -83,12 +86,16 @@ def choose_window(
             since = max(taken.get("from_offset") or 0, line_start(run, champion))
             chosen = find_window(loaded.pipeline, run.source, change_point=since or None)
             found = {"go": chosen["window"] is not None, **chosen, "champion": champion}
+            if not found["go"]:
+                run.keep("no_window.json", found)  # the run has an answer; more labels start the next
         if found["go"]:  # a window that is too short today may be long enough at a retry
             run.keep("window.json", found)
             drift = taken.get("drift") or {}
             run.keep(
                 "cause.json", {"why": taken.get("why"), "drift_id": drift.get("drift_id"), "stage": taken.get("stage")}
             )
+    if not found["go"]:
+        tracking.track_early_end(settings, loaded, run_id, said=found["why"])
     return dict(found)
 
 
@@ -154,8 +161,11 @@ def release(
     return answer
 
 
-def fail(settings: Settings, loaded: LoadedPipeline, *, run_id: str, at: str, why: str) -> None:
-    """Note where runs are tracked that this one has ended at a step that is not tried again. Never raises."""
+def fail(settings: Settings, loaded: LoadedPipeline | str, *, run_id: str, at: str, why: str) -> None:
+    """Note where runs are tracked that this one has ended at a step that is not tried again. Never raises.
+
+    `loaded`: the pipeline; or its name, where the file does not load.
+    """
     tracking.track(settings, loaded, run_id, ended=True, failed=f"{at}: {why}")
 
 

@@ -6,36 +6,41 @@ outcomes. So a message that is lost, repeated or out of order on its way through
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
 import msgspec
 
+from stream.adapters.artifact_files import ArtifactFiles
 from stream.adapters.kafka_drifts import read_drift_pages
 from stream.adapters.kafka_topics import KafkaTopics
 from stream.adapters.redis_drift_inbox import RedisDriftInbox
-from stream.core.episodes import Inbox, TakeUp, settle, sort_in
+from stream.core.episodes import Inbox, TakeUp, overdue, settle, sort_in
 from stream.errors import Unavailable
 from stream.pipeline import Pipeline
 from stream.settings import Settings
 from stream.topics import TopicNames
 
-__all__ = ["by_the_clock", "take_up"]
+__all__ = ["by_the_clock", "has_answered", "take_up"]
 
+log = logging.getLogger(__name__)
 ATTEMPTS = 20  # each is lost to somebody who was faster
 
 
 def take_up(settings: Settings, pipeline: Pipeline, run_id: str, *, now_ms: int | None = None) -> dict[str, Any]:
     """Give every new drift its outcome, and say whether run `run_id` goes on.
 
-    The same run asked again (a retry) gets the same answer. Of two runs that ask at once one is let go.
+    The same run asked again (a retry) gets the same answer. Of two runs that ask at once one is let go. Runs that ask
+    come one after the other (the DAG's `max_active_runs=1`): one that has left no answer (`has_answered`) has failed for
+    good when another asks, and is started again as `core.episodes.RESTART_AFTER_MS` says.
 
     Returns:
-        go, why (drift, cool_down_over, follow_up, nothing_new), drift (the message), from_offset (example from which the
-        world is another), stage (0: first search; 1, 2, ...: follow-up).
+        go, why (drift, cool_down_over, follow_up, restart, nothing_new, given_up), drift (the message), from_offset
+        (example from which the world is another), stage (0: first search; 1, 2, ...: follow-up).
 
     Raises:
-        Unavailable: Kafka or Redis do not answer, or others are always faster.
+        Unavailable: Kafka, Redis or the artifact store do not answer, or others are always faster.
     """
     topics = KafkaTopics(settings.kafka(), TopicNames(pipeline.name))
     found = topics.describe().topics
@@ -82,8 +87,29 @@ def _attempt(
     for records, next_offset in read_drift_pages(settings.kafka(), pipeline.name, inbox.next_offset):
         if not kept(*sort_in(inbox, records, next_offset, run_id=run_id, ends=ends, now_ms=now_ms, retrain=retrain)):
             return None
-    settled, answer = settle(inbox, run_id=run_id, ends=ends, now_ms=now_ms, retrain=retrain)
-    return answer if kept(settled, []) else None
+    late = overdue(inbox, run_id=run_id, now_ms=now_ms)
+    failed = late is not None and not has_answered(ArtifactFiles(settings.artifact_url, pipeline.name), late.run_id)
+    settled, answer = settle(inbox, run_id=run_id, ends=ends, now_ms=now_ms, retrain=retrain, failed=failed)
+    if not kept(settled, []):
+        return None
+    if late is not None and answer.why in ("restart", "given_up"):
+        after = (
+            f"run {run_id} takes its place" if answer.go else "it is given up: `driftloop retrain`, or the next drift"
+        )
+        log.warning("run %s for drift %s ended without a verdict: %s", late.run_id, late.drift.drift_id, after)
+    return answer
+
+
+def has_answered(files: ArtifactFiles, run: str) -> bool:
+    """Whether a run has come to its end: a release or a person's no, a verdict against the candidate, or no window."""
+
+    def left(name: str) -> bytes | None:
+        return files.find_file(f"runs/{run}/{name}.json")
+
+    verdict = left("verdict")
+    if verdict is not None and not msgspec.json.decode(verdict)["accepted"]:
+        return True
+    return left("release") is not None or (left("window") is None and left("no_window") is not None)
 
 
 def _plain(answer: TakeUp) -> dict[str, Any]:

@@ -19,12 +19,12 @@ import msgspec
 
 from stream.adapters import mlflow_runs
 from stream.adapters.file_pipelines import LoadedPipeline
-from stream.batch.plans import Run
+from stream.batch.plans import RunFiles
 from stream.core.evaluating import KEY_FIGURE
 from stream.errors import DriftloopError
 from stream.settings import Settings
 
-__all__ = ["track"]
+__all__ = ["track", "track_early_end"]
 
 log = logging.getLogger(__name__)
 FILES = {"history.svg": "plots", "importance.svg": "plots", "trials.csv": "", "verdict.json": ""}  # and their folders
@@ -33,44 +33,71 @@ SAID_MAX = 400
 
 def track(
     settings: Settings,
-    loaded: LoadedPipeline,
+    loaded: LoadedPipeline | str,
     run_id: str,
     *,
     ended: bool,
     failed: str | None = None,
+    said: str | None = None,
     python: str | None = None,
 ) -> dict[str, Any] | None:
     """Log what a run has left so far; it may be called again.
 
     Args:
+        loaded: the pipeline; or only its name, where the file does not load: then its trials are left out.
         ended: no step comes after this one.
         failed: the reason, where the run ends because of a step that raised; it then need not have come to a plan.
+        said: why it ended, where there is no verdict.
         python: an interpreter that has mlflow; None: this one.
 
     Returns {"logged", "why", ...}, as it is kept in `mlflow.json`; None where no tracking URI is set. Never raises.
     """
     if not settings.mlflow_tracking_uri:
         return None
+    name, figure = (
+        (loaded, None) if isinstance(loaded, str) else (loaded.pipeline.name, KEY_FIGURE[loaded.pipeline.task])
+    )
+    mark = {} if failed is None else {"failed": failed}
     try:
-        run = Run(settings, loaded, run_id)
-        answer = _logged(run, ended, failed, python)
+        run = RunFiles(settings, name, run_id)
+        if mark:  # whoever tracks the run next must know, though this be cut off
+            run.keep("mlflow.json", {"logged": False, "why": "it was cut off", **mark})
+        answer = {**_logged(run, figure, ended, failed, said, python), **mark}
     except Exception as error:  # noqa: BLE001 - a picture of a run must not cost the run
-        answer = {"logged": False, "why": f"{type(error).__name__}: {error}"}
+        answer = {"logged": False, "why": f"{type(error).__name__}: {error}", **mark}
     if not answer["logged"]:
         log.warning("run %s is not in MLflow: %s", run_id, answer["why"], extra={"code": "mlflow_failed"})
     try:
-        Run(settings, loaded, run_id).keep("mlflow.json", answer)
+        RunFiles(settings, name, run_id).keep("mlflow.json", answer)
     except DriftloopError as error:
         log.warning("run %s: %s", run_id, error, extra={"code": "mlflow_failed"})
     return answer
 
 
-def _logged(run: Run, ended: bool, failed: str | None, python: str | None) -> dict[str, Any]:
+def track_early_end(settings: Settings, loaded: LoadedPipeline, run_id: str, said: str) -> None:
+    """Of a run that ends without a search: it is logged only if it stands there as failed, for then it was tried again.
+
+    Never raises.
+    """
+    if not settings.mlflow_tracking_uri:
+        return
+    try:
+        before = RunFiles(settings, loaded.pipeline.name, run_id).find("mlflow.json") or {}
+    except DriftloopError as error:
+        log.warning("run %s: %s", run_id, error, extra={"code": "mlflow_failed"})
+        return
+    if "failed" in before:
+        track(settings, loaded, run_id, ended=True, said=said)
+
+
+def _logged(
+    run: RunFiles, figure: str | None, ended: bool, failed: str | None, said: str | None, python: str | None
+) -> dict[str, Any]:
     if python is None and find_spec("mlflow") is None:
         return {"logged": False, "why": "mlflow is not installed: pip install 'driftloop[mlflow]'"}
     timeout_s = run.settings.mlflow_timeout_s
     with tempfile.TemporaryDirectory(prefix="driftloop-mlflow-") as directory:
-        document = msgspec.json.encode(_document(run, ended, failed, Path(directory)))
+        document = msgspec.json.encode(_document(run, figure, ended, failed, said, Path(directory)))
         try:
             done = subprocess.run(
                 [python or sys.executable, "-P", "-W", "ignore", mlflow_runs.__file__],
@@ -82,19 +109,20 @@ def _logged(run: Run, ended: bool, failed: str | None, python: str | None) -> di
         except subprocess.TimeoutExpired:
             return {"logged": False, "why": f"MLflow took longer than {timeout_s:g} s (DRIFTLOOP_MLFLOW_TIMEOUT_S)"}
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()
-        return {"logged": False, "why": said[-SAID_MAX:] or f"it ended with code {done.returncode}"}
+        text = done.stderr.decode(errors="replace").strip()
+        return {"logged": False, "why": text[-SAID_MAX:] or f"it ended with code {done.returncode}"}
     return {"logged": True, "why": "", **msgspec.json.decode(done.stdout)}
 
 
-def _document(run: Run, ended: bool, failed: str | None, directory: Path) -> dict[str, Any]:
+def _document(
+    run: RunFiles, figure: str | None, ended: bool, failed: str | None, said: str | None, directory: Path
+) -> dict[str, Any]:
     """What `mlflow_runs.log_run` takes; files are copied to the directory."""
-    pipeline = run.pipeline
-    plan = None if failed is not None and run.find("plan.json") is None else run.plan()
+    plan = None if run.find("plan.json") is None else run.plan()
     cause, fit, verdict, release = (run.find(f"{name}.json") or {} for name in ("cause", "fit", "verdict", "release"))
     figures: Mapping[str, Any] = verdict.get("figures", {})
     tags = {
-        "driftloop.pipeline": pipeline.name,
+        "driftloop.pipeline": run.pipeline_name,
         "driftloop.cause": cause.get("why"),
         "driftloop.drift_id": cause.get("drift_id"),
         "driftloop.champion": plan and plan.champion,
@@ -104,7 +132,7 @@ def _document(run: Run, ended: bool, failed: str | None, directory: Path) -> dic
         "driftloop.verdict": verdict.get("why"),
         "driftloop.released": release.get("released"),
         "driftloop.release": release.get("why"),
-        "mlflow.note.content": failed or verdict.get("why"),
+        "mlflow.note.content": failed or verdict.get("why") or said,
     }
     params = dict(fit.get("params", {}))
     if plan is not None:
@@ -121,19 +149,19 @@ def _document(run: Run, ended: bool, failed: str | None, directory: Path) -> dic
         if (data := run.files.find_file(f"runs/{run.name}/{name}")) is not None:
             (directory / name).write_bytes(data)
             artifacts.append([str(directory / name), folder])
-    if fit:
+    if fit and failed is None:  # it may be large, and a note of a failure has little time
         base = directory / f"{fit['base']}.model"
         base.write_bytes(run.files.get_base(fit["base"]))
         artifacts.append([str(base), "base"])
     return {
         "uri": run.settings.mlflow_tracking_uri,
-        "experiment": run.settings.mlflow_experiment or f"driftloop.{pipeline.name}",
+        "experiment": run.settings.mlflow_experiment or f"driftloop.{run.pipeline_name}",
         "run": run.name,
         "tags": tags,
         "params": params,
         "metrics": metrics,
-        "figure": KEY_FIGURE[pipeline.task],
-        "trials": run.find("trials.json") or [],
+        "figure": figure,
+        "trials": (run.find("trials.json") or []) if figure is not None else [],
         "artifacts": artifacts,
         "ended": ended,
         "failed": failed,

@@ -16,6 +16,7 @@ from stream.adapters.kafka_topics import KafkaTopics
 from stream.batch.releasing import live_roster, release
 from stream.core.examples import LEARNED, ExampleReader, Follower
 from stream.core.guarding import first_not_finite
+from stream.core.label_sources import names_a_person
 from stream.core.lean_pickle import dump_model, load_model
 from stream.core.model_bases import ModelBase, configuration_of, open_base, seal_base
 from stream.core.rebuilding import unbroken
@@ -66,7 +67,7 @@ def unlearn(
     Args:
         by: `person:<name>` or `run:<id>`.
         from_offset, to_offset: of `examples`; `to_offset` is exclusive, None: all that are learned by now.
-        source: of the labels.
+        source: of the labels; of a person also those that were agreed on with another one (`core.label_sources`).
         since_ms, until_ms: Kafka timestamps of the labels, [since, until).
         dry_run: only count.
         and_release: ask for the rollout of what was built.
@@ -83,6 +84,7 @@ def unlearn(
         from_offset=from_offset,
         to_offset=run.end if to_offset is None else to_offset,
         source=source,
+        agreed=source is not None and names_a_person(source),
         since_ms=since_ms,
         until_ms=until_ms,
     )

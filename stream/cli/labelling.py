@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import getpass
+import io
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from stream.cli.producing import produce as send
 from stream.cli.showing import figure, safe
 from stream.cli.sources import Produced
 from stream.core.annotating import Agreement
+from stream.core.label_sources import person
 from stream.core.moments import moment_text
 from stream.errors import ConfigurationError
 from stream.messages import LabelRequest, LabelValue
@@ -73,7 +75,7 @@ def label(
         exchanged = exchange(settings, load_pipeline(pipeline_file), LabelStudioClient(where["url"], where["token"]))
         console.print(_exchanged(exchanged), highlight=False)
         return
-    by = source or f"person:{getpass.getuser()}"
+    by = source or person(getpass.getuser())
     requests = open_requests(settings, pipeline)
     if import_from is not None:
         answers, passed_over = read_answers(pipeline, import_from, requests)
@@ -177,7 +179,7 @@ def _prompt(pipeline: Pipeline, choices: list[str]) -> str:
     )
     if choices:
         what = ", ".join(f"{number} {safe(name).plain}" for number, name in enumerate(choices, 1))
-    return f"{what}; {CANNOT_TELL} cannot tell, {SKIP} skip, {QUIT} quit: ".replace("[", r"\[")
+    return f"{what}; {CANNOT_TELL} cannot tell, {SKIP} leave it open, {QUIT} quit: ".replace("[", r"\[")
 
 
 def _panel(asked: OpenRequest, title: str) -> Panel:
@@ -232,10 +234,10 @@ def read_answers(pipeline: Pipeline, path: Path, requests: Sequence[OpenRequest]
         by_id[asked.request.event_id] = None if asked.request.event_id in by_id else asked
     answers, passed_over = [], 0
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError("--import", str(path), f"cannot be read: {error}") from error
-    rows = csv.DictReader(text.splitlines(keepends=True))
+    rows = csv.DictReader(io.StringIO(text, newline=""))
     if not {"event_id", LABEL} <= set(rows.fieldnames or ()):
         raise ConfigurationError("--import", str(path), "needs the columns event_id and label, as --export writes them")
     taken = set()

@@ -347,7 +347,9 @@ def _replay_exactly(pipeline_file: Path, *, as_json: bool) -> None:
     else:
         console.print(exact_view(its))
     if not its.same:
-        raise typer.Exit(1)
+        raise typer.Exit(provenance.DIFFERS)
+    if not its.complete:
+        raise typer.Exit(provenance.CANNOT)
 
 
 @app.command()

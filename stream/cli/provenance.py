@@ -76,7 +76,9 @@ def unlearn(
     to_offset: Annotated[
         int | None, typer.Option("--to", min=0, help="behind the last offset; without it all that are learned by now")
     ] = None,
-    source: Annotated[str | None, typer.Option(help="only labels of this source")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="only labels of this source; person:ann: also person:ann+bob")
+    ] = None,
     since: Annotated[str | None, typer.Option(help="only labels from this moment on, by Kafka time, UTC")] = None,
     until: Annotated[str | None, typer.Option(help="only labels before this moment")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be done")] = False,

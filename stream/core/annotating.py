@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from stream.core.label_sources import together
 from stream.messages import LabelValue
 
 __all__ = [
@@ -111,7 +112,7 @@ def verdict(asked: Asked, annotators: int) -> Verdict | None:
     for one in counted[:2]:
         same = [other.by for other in counted if _text(other.label) == _text(one.label)]
         if len(same) > 1:
-            return Verdict(one.label, "+".join([same[0], *(by.partition(":")[2] for by in same[1:])]))
+            return Verdict(one.label, together(same))
     return Verdict(None, DISAGREE) if len(counted) > 2 else None
 
 

@@ -3,7 +3,7 @@
 An episode begins with the drift that starts a run. For the length of the cool-down no other drift starts one: a change that
 lies in examples the run has seen is part of the episode; a later one is suppressed and kept, and starts the next episode when
 the cool-down is over. At first there are few labels of the changed world, so the search is repeated ("follow-up") when
-more have come since the change point.
+more have come since the change point. A run that failed for good is started again ("restart"), a bounded number of times.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ import msgspec
 from stream.lifecycle import Retrain
 from stream.messages import Drift
 
-__all__ = ["Episode", "Inbox", "Outcome", "TakeUp", "settle", "sort_in"]
+__all__ = ["RESTART_AFTER_MS", "Episode", "Inbox", "Outcome", "TakeUp", "overdue", "settle", "sort_in"]
 
 RECENT_MAX = 64  # drift ids: copies of a message follow each other closely
+MINUTE_MS = 60_000
+# After its beginning, a run that has ended without an answer is started again: at first soon, in the end after a night.
+RESTART_AFTER_MS = (15 * MINUTE_MS, 60 * MINUTE_MS, 240 * MINUTE_MS, 960 * MINUTE_MS)
 
 
 class Episode(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,10 +30,12 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
     episode_id: str  # drift_id of the first
     drift: Drift
     run_id: str  # of the last run started for it
-    why: Literal["drift", "cool_down_over", "follow_up"]  # that run was started
+    why: Literal["drift", "cool_down_over", "follow_up", "restart"]  # that run was started
     stage: int  # follow-ups begun or already passed: 0 to len(follow_ups)
     covered_to: int  # examples that existed when that run was started
     cool_until_ms: int
+    started_ms: int = 0  # when that run was started; 0: not known, it was before this was noted
+    restarts: int = 0  # runs started in place of one that failed, since the last that was not
 
 
 class Inbox(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +63,7 @@ class TakeUp(msgspec.Struct, frozen=True, kw_only=True):
     """Whether this run goes on, and for which change. `stage`: how many of the follow-ups' label counts are reached."""
 
     go: bool
-    why: Literal["drift", "cool_down_over", "follow_up", "nothing_new", "schedule"]
+    why: Literal["drift", "cool_down_over", "follow_up", "restart", "nothing_new", "given_up", "schedule"]
     drift: Drift | None = None
     from_offset: int | None = None
     stage: int = 0
@@ -86,9 +91,12 @@ def sort_in(
     for offset, drift in arrived:
         outcome: Literal["retrained", "merged", "suppressed", "unreadable"]
         into, until_ms = None, None
+        copy = drift is not None and drift.drift_id in recent
         if drift is None:
             outcome = "unreadable"
-        elif drift.drift_id in recent or (episode is not None and episode.run_id == run_id):
+        elif copy and held is not None and drift.drift_id == held.drift_id and episode is not None:
+            outcome, until_ms = "suppressed", episode.cool_until_ms
+        elif copy or (episode is not None and episode.run_id == run_id):
             outcome = "merged"
         elif episode is None or now_ms >= episode.cool_until_ms:
             outcome = "retrained"
@@ -100,10 +108,11 @@ def sort_in(
         if drift is not None:
             if outcome == "retrained":
                 episode, held = _begin(drift, "drift", run_id, ends, now_ms, retrain), None
-            elif outcome == "merged" and episode is not None:
+            elif outcome == "merged" and episode is not None and not copy:
                 episode = _merge(episode, drift, retrain)
-            into = episode.run_id if episode is not None and outcome != "suppressed" else None
-            recent = [*recent, drift.drift_id][-RECENT_MAX:] if drift.drift_id not in recent else recent
+            if episode is not None and (not copy or drift.drift_id in (episode.episode_id, episode.drift.drift_id)):
+                into = episode.run_id if outcome != "suppressed" else None
+            recent = recent if copy else [*recent, drift.drift_id][-RECENT_MAX:]
         totals[outcome] = totals.get(outcome, 0) + 1
         outcomes.append(
             Outcome(
@@ -120,21 +129,48 @@ def sort_in(
     return Inbox(next_offset=next_offset, episode=episode, held=held, recent=recent, totals=totals), outcomes
 
 
+def overdue(inbox: Inbox, *, run_id: str, now_ms: int) -> Episode | None:
+    """The episode, if the run last started for it should have come to an end: then look whether it has left an answer."""
+    episode = inbox.episode
+    if episode is None or episode.run_id == run_id or not episode.started_ms:
+        return None
+    tries = len(RESTART_AFTER_MS)
+    if episode.restarts > tries:  # given up
+        return None
+    return episode if now_ms - episode.started_ms >= RESTART_AFTER_MS[min(episode.restarts, tries - 1)] else None
+
+
 def settle(
-    inbox: Inbox, *, run_id: str, ends: Mapping[int, int], now_ms: int, retrain: Retrain
+    inbox: Inbox, *, run_id: str, ends: Mapping[int, int], now_ms: int, retrain: Retrain, failed: bool = False
 ) -> tuple[Inbox, TakeUp]:
-    """After all that arrived is sorted in: does this run go on? A run that was let go is let go again."""
+    """After all that arrived is sorted in: does this run go on? A run that was let go is let go again.
+
+    Args:
+        failed: the run of the `overdue` episode is over and has left no answer. This one takes its place.
+    """
     episode = inbox.episode
     if episode is not None and episode.run_id != run_id:
+        end = ends.get(episode.drift.shard, 0)
+        stage = _stage(episode.drift, end, retrain)
         if inbox.held is not None and now_ms >= episode.cool_until_ms:
             episode = _begin(inbox.held, "cool_down_over", run_id, ends, now_ms, retrain)
             inbox = _with(inbox, episode, held=None)
-        else:
-            end = ends.get(episode.drift.shard, 0)
-            stage = _stage(episode.drift, end, retrain)
-            if stage > episode.stage:
-                episode = msgspec.structs.replace(episode, run_id=run_id, why="follow_up", stage=stage, covered_to=end)
-                inbox = _with(inbox, episode, held=inbox.held)
+        elif stage > episode.stage:
+            episode = msgspec.structs.replace(
+                episode, run_id=run_id, why="follow_up", stage=stage, covered_to=end, started_ms=now_ms, restarts=0
+            )
+            inbox = _with(inbox, episode, held=inbox.held)
+        elif failed:
+            restarts = episode.restarts + 1
+            if restarts > len(RESTART_AFTER_MS):
+                totals = {**inbox.totals, "given_up": inbox.totals.get("given_up", 0) + 1}
+                episode = msgspec.structs.replace(episode, restarts=restarts)
+                inbox = msgspec.structs.replace(inbox, episode=episode, totals=totals)
+                return inbox, TakeUp(go=False, why="given_up", drift=episode.drift)
+            episode = msgspec.structs.replace(
+                episode, run_id=run_id, why="restart", covered_to=end, started_ms=now_ms, restarts=restarts
+            )
+            inbox = _with(inbox, episode, held=inbox.held)
     if episode is None or episode.run_id != run_id:
         return inbox, TakeUp(go=False, why="nothing_new")
     return inbox, TakeUp(
@@ -159,6 +195,7 @@ def _begin(
         stage=_stage(drift, end, retrain),
         covered_to=end,
         cool_until_ms=now_ms + retrain.cool_down_ms,
+        started_ms=now_ms,
     )
 
 

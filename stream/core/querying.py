@@ -22,8 +22,10 @@ without a word between them. `per_day` is divided among the partitions; a day is
 after its day is over is not asked. Drift raises the share, from what was saved for it, never beyond what was earned.
 
 **Propensities.** Each event's chance to be asked follows from the events before it: 1 if the strategy wants it, 1/m if only
-the random share may pick it. Weights 1 / propensity make figures of asked events unbiased for all events (Horvitz and
-Thompson 1952, "A generalization of sampling without replacement from a finite universe", JASA).
+the random share may pick it. In the first m events, whose random request is yet to be earned, it is the strategy's chance
+alone, and 0 where it does not want them. While a day's part of `per_day` is used up, and for events that come after their
+day, it is 0 for all, whatever they are. Weights 1 / propensity make figures of asked events unbiased for all that could be
+asked (Horvitz and Thompson 1952, "A generalization of sampling without replacement from a finite universe", JASA).
 """
 
 from __future__ import annotations
@@ -171,10 +173,11 @@ class Querying:
             wanted, chance = None, 0.0
         if wanted is None and not uniform:
             return None
-        return self._ask(wanted, chance, uniform, utility, disagreement, features)
+        at_random = self._uniform_propensity if block > 0 else 0.0
+        return self._ask(wanted, at_random + (1.0 - at_random) * chance, uniform, utility, disagreement, features)
 
     def _ask(
-        self, wanted: str | None, chance: float, uniform: bool, utility: float, disagreement: float,
+        self, wanted: str | None, propensity: float, uniform: bool, utility: float, disagreement: float,
         features: dict[str, Any],
     ) -> Asked:  # fmt: skip
         state = self.state
@@ -189,7 +192,6 @@ class Querying:
                 state.threshold *= 1.0 - STEP
         for counted in self._counts(features):
             counted[1] += 1
-        propensity = self._uniform_propensity + (1.0 - self._uniform_propensity) * chance
         return Asked(wanted or "uniform", _words(wanted, utility, disagreement), min(1.0, propensity), uniform)
 
     # -- strategies --------------------------------------------------------------------------------------------------

@@ -381,7 +381,7 @@ class ScoreStep:
             self._changed[label.event_id] = None
             if self._labeller is not None and example.timing != "correction":
                 self._labeller.labelled(remembered, label.label)
-                if remembered.requested is not None:
+                if remembered.requested is not None and not early:  # of a label that was there nobody was asked
                     self._count("label_requests_answered")
             self._emit_example(record.timestamp_ms, example)
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from stream.core.label_sources import is_of
 from stream.core.model_bases import ModelBase
 from stream.core.records import Record
 from stream.errors import ConfigurationError
@@ -37,12 +38,15 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         from_offset: of the first one.
         to_offset: behind the last one.
         source: `source` of their labels; "default" for those that nobody gave.
+        agreed: also labels that the source agreed on with others (`label_sources.is_of`); what was built before this was
+            thought of has them in.
         since_ms, until_ms: Kafka timestamps of the examples, which are those of their labels; [since, until).
     """
 
     from_offset: int = 0
     to_offset: int
     source: str | None = None
+    agreed: bool = False
     since_ms: int | None = None
     until_ms: int | None = None
 
@@ -50,7 +54,7 @@ class LeftOut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Whether this example is one of them."""
         return (
             self.from_offset <= its.offset < self.to_offset
-            and (self.source is None or its.source == self.source)
+            and (self.source is None or its.source == self.source or (self.agreed and is_of(its.source, self.source)))
             and (self.since_ms is None or its.timestamp_ms >= self.since_ms)
             and (self.until_ms is None or its.timestamp_ms < self.until_ms)
         )

@@ -1,9 +1,9 @@
 """How a candidate catches up with the live model.
 
-It has learned the examples before its base. Those since then are read from the log and learned in slices between live
-micro-batches. While it learns, the live model takes half as many examples as the candidate, so that the distance shrinks
-however much is waiting; scoring is another process's and goes on. Nothing of this is stored: a learner that dies in it begins
-again, because the command stays until a snapshot has carried it out.
+It has learned the examples before its base; a live model that lags behind those is waited for. Those since then are read
+from the log and learned in slices between live micro-batches. While it learns, the live model takes half as many examples as
+the candidate, so that the distance shrinks however much is waiting; scoring is another process's and goes on. Nothing of this
+is stored: a learner that dies in it begins again, because the command stays until a snapshot has carried it out.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ CLOSE = 500  # examples: so near, the live model waits for the candidate
 PATIENCE_S = 0.5  # the live model waits no longer for the log to be read
 SLICE_S = 0.01  # the candidate learns for so long, then it is the live model's turn
 TRIES, TRY_AGAIN_S = 5, 0.5
+LAG_LOOK_S = 0.1
 
 ReadExamples = Callable[[int, int, int], Iterator[list[Record]]]
 """(shard, start, end) -> batches of examples with offsets in [start, end).
@@ -89,6 +90,12 @@ class CatchUp:
     async def _approach(self) -> Follower:
         follower = await self._candidate()
         live = self._step
+        if live.offset < follower.offset:
+            log.info(
+                "%s begins at %d: it waits for the live model at %d", self.command.base, follower.offset, live.offset
+            )
+        while live.offset < follower.offset:  # noqa: ASYNC110 - learning is nobody's event
+            await asyncio.sleep(LAG_LOOK_S)
         distance = live.offset - follower.offset
         log.info("%s catches up from %d to %d", self.command.base, follower.offset, live.offset)
         while distance > CLOSE:

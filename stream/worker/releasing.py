@@ -28,7 +28,10 @@ LATENCY_CALLS_MIN = 200
 
 
 class Desk:
-    """Takes commands for one shard. What it changes in the step is for the caller to commit."""
+    """Takes commands for one shard. What it changes in the step is for the caller to commit.
+
+    `log_end`: of a shard's examples; blocks, raises Unavailable.
+    """
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class Desk:
         store: ModelStore,
         bases: BaseStore,
         read: ReadExamples,
+        log_end: Callable[[int], int],
         *,
         pipeline: str,
         keys: Sequence[bytes],
@@ -49,6 +53,7 @@ class Desk:
         self._store = store
         self._bases = bases
         self._read = read
+        self._log_end = log_end
         self._pipeline = pipeline
         self._keys = keys
         self._configuration = configuration
@@ -166,8 +171,15 @@ class Desk:
                 command.base,
                 f"it begins at {base.offset}, before the last reset ({self._step.first.offset}): retrain",
             )
-        if base.offset > self._step.offset:
-            raise ConfigurationError("base", command.base, f"it begins at {base.offset}, beyond {self._step.version}")
+        if base.offset > self._step.offset:  # the archive may be ahead of a learner that lags, but not of the log
+
+            async def log_end() -> int:
+                return await asyncio.to_thread(self._log_end, self._shard)
+
+            end = await retrying(log_end, "the end of the examples", tries=TRIES, first_s=TRY_AGAIN_S)
+            if base.offset > end:
+                remedy = f"it begins at {base.offset}, beyond the end of the examples ({end}): retrain"
+                raise ConfigurationError("base", command.base, remedy)
         return self._step.follower(base)
 
     async def _call_off(self, release: Command, why: str, by: Command | None = None) -> None:

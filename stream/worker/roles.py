@@ -466,6 +466,7 @@ class LearnRole(_Role):
             self._models,
             self._bases,
             self._read,
+            lambda shard: self._kafka.offsets("examples", shard)[1],
             pipeline=self._pipeline.name,
             keys=signing,
             configuration=configuration,

@@ -139,6 +139,22 @@ def test_nobodys_answer_is_the_default(watched: Watched):
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("answer", ["Release", None])
+def test_a_question_ends_though_the_triggerer_is_dead_at_its_time_out(watched: Watched, answer: str | None):
+    dag_id = "nobody_answers_nor_triggers"
+    watched.server.kill("triggerer")
+    try:
+        run_id = watched.client.trigger(dag_id)
+        watched.wait(lambda: watched.client.tasks(dag_id, run_id).get("ask") == "deferred", "the task to wait")
+        if answer is not None:  # nobody reads it until the time is over
+            watched.client.answer(dag_id, run_id, "ask", answer)
+        assert watched.wait_run(dag_id, run_id, timeout_s=150) == "success"
+    finally:
+        watched.server.restart("triggerer")
+    assert watched.client.result(dag_id, run_id, "decide") == (answer or "Reject")
+
+
+@pytest.mark.faults
 def test_a_scheduler_killed_in_the_middle_of_a_task_is_no_end_of_the_run(watched: Watched):
     run_id = watched.client.trigger("slow")
     watched.wait(lambda: watched.client.tasks("slow", run_id).get("sleep") == "running", "the task to run")

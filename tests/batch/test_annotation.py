@@ -81,17 +81,41 @@ def test_every_kind_of_answer(world: World, loaded: Callable[..., LoadedPipeline
         return put_answer(world.settings, one, item=items[number], response=responses[number])
 
     outcomes = [put(number)["outcome"] for number in range(5)]
-    assert outcomes == ["answered", "declined", "given_back", "given_back", "given_back"]
+    assert outcomes == ["answered", "declined", "declined", "given_back", "given_back"]
     put(0)  # a task that is tried again: the same label once more, of which the second is a duplicate
     assert {(label["event_id"], label["label"], label["source"]) for label in labels(world)} == {
         ("e0", True, "person:ann")
     }
     again = take_requests(world.settings, one, run_id="next")
-    assert [item["event"][2:] for item in again] == ["e2", "e3", "e4"]
-    assert "Asked again: the last answer was not taken" in again[2]["body"]
-    assert put_answer(world.settings, one, item=again[2], response=said("send", text="false"))["outcome"] == "answered"
-    assert put_answer(world.settings, one, item=again[1], response=None)["why"] == "skipped"
+    assert [item["event"][2:] for item in again] == ["e3", "e4"]
+    assert "Asked again: the last answer was not taken" in again[1]["body"]
+    assert put_answer(world.settings, one, item=again[1], response=said("send", text="false"))["outcome"] == "answered"
+    assert put_answer(world.settings, one, item=again[0], response=None)["why"] == "skipped"
     assert put_answer(world.settings, one, item=again[0], response=said("send"))["outcome"] == "given_back"
+
+
+def test_what_was_answered_is_not_asked_again_though_its_request_is_published_once_more(
+    world: World, loaded: Callable[..., LoadedPipeline]
+):
+    """A score worker that starts again publishes what it had published since its last commit."""
+    ask_about(world, range(4))
+    one = loaded()
+    items = take_requests(world.settings, one, run_id="run")
+    for item, option in zip(items, ("true", "cannot tell", "skip"), strict=False):
+        put_answer(world.settings, one, item=item, response=said(option))
+    ask_about(world, range(4))
+    assert [asked.request.event_id for asked in open_requests(world.settings, one.pipeline)] == ["e3"]
+
+
+def test_where_two_are_asked_a_skip_asks_somebody_else(world: World, loaded: Callable[..., LoadedPipeline]):
+    ask_about(world, range(1))
+    two = loaded(annotators=2)
+    first, second = take_requests(world.settings, two, run_id="run")
+    assert put_answer(world.settings, two, item=first, response=said("skip"))["outcome"] == "given_back"
+    assert put_answer(world.settings, two, item=second, response=said("true", "b+b"))["outcome"] == "waiting"
+    (third,) = take_requests(world.settings, two, run_id="next")
+    assert put_answer(world.settings, two, item=third, response=said("true", "eve"))["outcome"] == "answered"
+    assert [label["source"] for label in labels(world)] == ["person:b%2Bb+eve"]
 
 
 def test_an_answer_whose_run_died_before_it_was_sent_is_sent_by_the_next(

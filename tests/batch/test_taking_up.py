@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from stream.adapters.artifact_files import ArtifactFiles
 from stream.adapters.redis_drift_inbox import OUTCOMES_MAX, RedisDriftInbox
 from stream.batch.taking_up import by_the_clock, take_up
 from stream.core.records import Record
@@ -46,6 +47,11 @@ def ask(world: World) -> Callable[..., dict[str, Any]]:
     return take
 
 
+def answers(world: World, run_id: str, name: str = "release", value: bytes = b"{}") -> None:
+    """The run comes to an end."""
+    ArtifactFiles(world.settings.artifact_url, world.name).put_file(f"runs/{run_id}/{name}.json", value)
+
+
 @pytest.fixture
 def inbox(world: World) -> Iterator[RedisDriftInbox]:
     opened = RedisDriftInbox(**world.settings.redis(), pipeline=world.name)
@@ -64,6 +70,7 @@ def test_ten_thousand_drifts_have_an_outcome_each_and_one_run_per_cool_down(
             json.dumps(answer)
             if answer["go"]:
                 runs.append(f"run-{part}-{number}")
+                answers(world, runs[-1])
     assert runs == ["run-0-0", "run-3-0"]
     outcomes = inbox.outcomes()
     assert [outcome.offset for outcome in outcomes] == list(range(10_000))
@@ -85,6 +92,30 @@ def test_a_retry_passes_again_and_knows_the_change(world: World, ask: Callable[.
     assert ask("run") == first
     clock = by_the_clock()  # whatever has changed, it learns from everything
     assert (clock["go"], clock["why"], clock["from_offset"], clock["drift"]) == (True, "schedule", None, None)
+
+
+def test_a_run_that_failed_for_good_is_started_again_and_one_that_answered_is_not(
+    world: World, ask: Callable[..., dict[str, Any]], inbox: RedisDriftInbox, caplog: pytest.LogCaptureFixture
+):
+    world.produce(drifts(world, range(1), from_offset=40))
+    assert ask("failed")["go"]
+    answers(world, "failed", "verdict", b'{"accepted": true}')  # and it was never released
+    assert not ask("soon", hours=0.2)["go"]
+    again = ask("again", hours=0.3)
+    assert (again["go"], again["why"], again["from_offset"], again["drift"]["drift_id"]) == (True, "restart", 40, "d0")
+    assert ask("again", hours=0.3) == again
+    assert "run failed for drift d0 ended without a verdict: run again takes its place" in caplog.text
+    answers(world, "again", "window")  # it got further
+    answers(world, "again", "no_window")
+    assert not ask("early", hours=1.2)["go"]
+    assert ask("third", hours=1.4)["why"] == "restart"
+    answers(world, "third", "verdict", b'{"accepted": false}')
+    assert ask("later", hours=6)["why"] == "nothing_new"
+    assert inbox.load().inbox.totals["runs.restart"] == 2
+    world.produce(drifts(world, range(1, 2), from_offset=40))
+    assert ask("next", hours=7)["why"] == "drift"
+    answers(world, "next", "no_window")  # too few labels: follow-ups come when there are more
+    assert not ask("last", hours=12)["go"]
 
 
 def test_of_takers_at_once_one_wins(world: World, ask: Callable[..., dict[str, Any]], inbox: RedisDriftInbox):

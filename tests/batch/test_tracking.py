@@ -24,6 +24,7 @@ import redis
 import yaml
 from pydantic import SecretStr
 
+from stream.adapters import mlflow_runs
 from stream.adapters.delta_archive import ExampleArchive
 from stream.batch import retraining as steps
 from stream.batch.plans import Run
@@ -238,6 +239,73 @@ def test_a_retraining_that_fails_in_its_search_or_before_is_logged(
     assert found["unsure"]["tags"]["driftloop.failure"].startswith("choosing the window: ")
     assert found["late"]["tags"]["driftloop.failure"] == "fitting: RuntimeError: out of memory"
     assert "window.to_offset" in found["late"]["params"]  # what it had come to
+
+
+@pytest.fixture
+def filed(done: Retraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Tracked by a store in files, with the client of Airflow's environment."""
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setattr("stream.batch.tracking.sys.executable", str(CLIENT))
+    monkeypatch.setattr("stream.batch.tracking.find_spec", lambda _: True)
+    return done.settings.model_copy(update={"mlflow_tracking_uri": (tmp_path / "mlflow").as_uri()})
+
+
+def the_run(its: Retraining, settings: Settings, name: str) -> dict[str, Any]:
+    runs = look(str(settings.mlflow_tracking_uri), f"driftloop.{its.name}")
+    (found,) = [r for r in runs if r["tags"]["driftloop.run"] == name and "driftloop.trial" not in r["tags"]]
+    return found
+
+
+def test_a_failure_is_noted_first_and_without_the_base(done: Retraining, filed: Settings):
+    steps.fail(filed, done.loaded, run_id="run-1", at="release", why="x")
+    failed = the_run(done, filed, "run-1")
+    assert (failed["status"], failed["tags"]["driftloop.failure"]) == ("FAILED", "release: x")
+    assert "trials.csv" in failed["files"] and not any(file.startswith("base/") for file in failed["files"])
+    cut_off = {
+        "uri": filed.mlflow_tracking_uri, "experiment": f"driftloop.{done.name}", "run": "cut-off", "params": {},
+        "tags": {"driftloop.pipeline": done.name}, "metrics": {}, "figure": None, "trials": [], "ended": True, "failed": "x",
+        "artifacts": [["/nowhere/plot.svg", ""]],
+    }  # fmt: skip
+    answer = subprocess.run(
+        [str(CLIENT), "-P", mlflow_runs.__file__], input=msgspec.json.encode(cut_off), capture_output=True, check=False
+    )
+    assert answer.returncode != 0  # there is no such file
+    assert the_run(done, filed, "cut-off")["status"] == "FAILED"
+
+
+def test_a_failure_is_noted_by_the_pipelines_name_where_its_file_does_not_load(done: Retraining, filed: Settings):
+    steps.fail(filed, done.name, run_id="run-1", at="fit", why="ConfigurationError: it does not run")
+    failed = the_run(done, filed, "run-1")
+    assert (failed["status"], failed["tags"]["driftloop.failure"]) == (
+        "FAILED", "fit: ConfigurationError: it does not run"
+    )  # fmt: skip
+    assert "window.to_offset" in failed["params"]
+    assert Run(filed, done.loaded, "run-1").find("mlflow.json")["failed"] == failed["tags"]["driftloop.failure"]
+
+
+def test_a_run_that_failed_and_ends_early_at_its_second_try_is_not_failed_any_more(
+    done: Retraining, filed: Settings, monkeypatch: pytest.MonkeyPatch
+):
+    nothing = {"go": False, "why": "nothing_new"}
+    monkeypatch.setattr(steps.taking_up, "take_up", lambda *_: nothing)
+    assert steps.take_up(filed, done.loaded, run_id="never-failed") == nothing
+    assert Run(filed, done.loaded, "never-failed").find("mlflow.json") is None  # nothing to tell of it
+    for run_id, end, why in (
+        ("early-1", lambda run: steps.take_up(filed, done.loaded, run_id=run), "nothing_new"),
+        (
+            "early-2",
+            lambda run: steps.choose_window(filed, done.loaded, run_id=run, taken={"from_offset": 690}),
+            "retrain.labels_min",
+        ),
+    ):
+        steps.fail(filed, done.loaded, run_id=run_id, at="archive_examples", why="x")
+        assert the_run(done, filed, run_id)["status"] == "FAILED"
+        assert not end(run_id)["go"]
+        again = the_run(done, filed, run_id)
+        assert again["status"] == "FINISHED"
+        assert "driftloop.failure" not in again["tags"]
+        assert why in again["tags"]["mlflow.note.content"]
+    assert Run(filed, done.loaded, "early-2").find("no_window.json")["go"] is False
 
 
 def test_two_that_note_a_run_at_once_open_one(done: Retraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -133,6 +133,9 @@ def test_a_state_is_built_again_in_place_and_nobody_is_answered_twice(make_world
     offsets = [msgspec.json.decode(r.value or b"")["source"]["offset"] for r in after["predictions"]]
     assert all(a < b for a, b in pairwise(offsets))
     assert len(after["examples"]) >= 2 * len(outputs["examples"])
+    said = driftloop(world, "replay", FILE, "topics", "--exact", "--json")
+    its = msgspec.json.decode(next(line for line in said.splitlines() if line.startswith("{")))
+    assert (its["equal"], its["predictions"], its["only_replayed"], its["not_rebuilt"]) == (300, 300, 0, 0)
     control = world.redis.hgetall(f"{{{world.name}:control}}")
     assert control[b"examples_from:0"] == b"%d" % len(outputs["examples"])  # type: ignore[index]
 

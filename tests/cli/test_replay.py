@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from stream.adapters.file_pipelines import load_pipeline
+from stream.batch.exact import ExactReplay
 from stream.cli.history import from_topics, moment_ms
 from stream.cli.main import app
 from stream.cli.running import forget
@@ -204,6 +205,22 @@ def test_live_predictions_are_made_again_byte_for_byte(make_world: Any):
     assert "first difference: " in answer.stdout
     assert "uncertainty is live 0.123" in answer.stdout
     world.stop_workers()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [({}, 0), ({"equal": 8}, 1), ({"equal": 8, "not_rebuilt": 5}, 1), ({"not_rebuilt": 1}, 3), ({"predictions": 0, "equal": 0}, 3)],
+)  # fmt: skip
+def test_an_exact_replay_ends_with_0_only_if_everything_was_compared_and_is_equal(
+    changes: dict[str, int], code: int, monkeypatch: pytest.MonkeyPatch
+):
+    its = ExactReplay(
+        pipeline="p", events=9, predictions=9, equal=9, only_live=0, only_replayed=0, not_rebuilt=0, versions=2,
+        versions_held_max=1, first_difference=None, seconds=0.1,
+    )  # fmt: skip
+    monkeypatch.setattr("stream.cli.history.exact", lambda *_: msgspec.structs.replace(its, **changes))
+    answer = CliRunner().invoke(app, ["replay", str(PIPELINE_FILE), "topics", "--exact"], env=dict(os.environ))
+    assert answer.exit_code == code
 
 
 def test_moments():

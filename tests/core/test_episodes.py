@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.core.episodes import Inbox, Outcome, TakeUp, settle, sort_in
+from stream.core.episodes import RESTART_AFTER_MS, Inbox, Outcome, TakeUp, overdue, settle, sort_in
 from stream.lifecycle import Retrain
 from stream.messages import Drift
 
@@ -29,13 +29,20 @@ class Taker:
         self.inbox = Inbox()
         self.outcomes: list[Outcome] = []
 
-    def take(self, run_id: str, arrived: list[Drift | None], end: int, now_ms: int = 0) -> TakeUp:
+    def take(
+        self, run_id: str, arrived: list[Drift | None], end: int, now_ms: int = 0, *, failed: bool = False
+    ) -> TakeUp:
         offset = self.inbox.next_offset
         records = list(enumerate(arrived, offset))
-        known = {"run_id": run_id, "ends": {0: end, 1: end}, "now_ms": now_ms, "retrain": RETRAIN}
-        self.inbox, outcomes = sort_in(self.inbox, records, offset + len(records), **known)
+        ends = {0: end, 1: end}
+        self.inbox, outcomes = sort_in(
+            self.inbox, records, offset + len(records), run_id=run_id, ends=ends, now_ms=now_ms, retrain=RETRAIN
+        )
         self.outcomes += outcomes
-        self.inbox, answer = settle(self.inbox, **known)
+        late = overdue(self.inbox, run_id=run_id, now_ms=now_ms) is not None
+        self.inbox, answer = settle(
+            self.inbox, run_id=run_id, ends=ends, now_ms=now_ms, retrain=RETRAIN, failed=late and failed
+        )
         return answer
 
     def said(self) -> list[str]:
@@ -102,10 +109,51 @@ def test_copies_of_a_message_start_nothing():
     assert taker.said() == ["retrained", "merged"]
 
 
+def test_a_copy_of_a_suppressed_drift_leaves_the_running_episode_as_it_is():
+    taker = Taker()
+    taker.take("r1", [drift(1, 1_000)], end=1_100)
+    taker.take("r2", [drift(2, 1_200), drift(3, 1_300)], end=1_400, now_ms=1)
+    episode = taker.inbox.episode
+    assert not taker.take("r3", [drift(3, 1_300), drift(2, 1_200)], end=1_490, now_ms=2).go
+    assert taker.inbox.episode == episode
+    assert taker.said()[3:] == ["suppressed", "merged"]
+    assert (taker.outcomes[3].until_ms, taker.outcomes[4].run_id) == (6 * HOUR_MS, None)
+    answer = taker.take("r4", [drift(2, 1_200)], end=1_700, now_ms=6 * HOUR_MS)
+    assert (answer.why, answer.from_offset) == ("cool_down_over", 1_300)
+
+
+def test_a_run_that_left_no_answer_is_started_again_a_bounded_number_of_times_ever_later():
+    taker, minute_ms = Taker(), 60_000
+    taker.take("r0", [drift(1, 1_000)], end=1_100, now_ms=1)
+    assert not taker.take("r1", [], end=1_100, now_ms=15 * minute_ms, failed=True).go
+    assert not taker.take("r1", [], end=1_100, now_ms=16 * minute_ms).go  # it has an answer
+    began: list[int] = []
+    for minute in range(1, 3_000):
+        answer = taker.take(f"m{minute}", [], end=1_100, now_ms=1 + minute * minute_ms, failed=True)
+        if answer.go:
+            began.append(minute)
+            assert (answer.why, answer.from_offset, answer.stage) == ("restart", 1_000, 0)
+            assert taker.take(f"m{minute}", [], end=1_200, now_ms=2 + minute * minute_ms) == answer
+    assert began == [15, 15 + 60, 15 + 60 + 240, 15 + 60 + 240 + 960]
+    assert taker.inbox.totals == {"retrained": 1, "runs.drift": 1, "runs.restart": 4, "given_up": 1}
+
+
+def test_a_follow_up_or_a_kept_drift_goes_before_a_restart_and_may_be_restarted_itself():
+    taker, late_ms = Taker(), RESTART_AFTER_MS[0]
+    taker.take("r0", [drift(1, 1_000)], end=1_100, now_ms=1)
+    assert taker.take("r1", [], end=1_100, now_ms=1 + late_ms, failed=True).why == "restart"
+    assert taker.take("r2", [], end=1_500, now_ms=2 + late_ms, failed=True).why == "follow_up"
+    answer = taker.take("r3", [], end=1_500, now_ms=2 + 2 * late_ms, failed=True)
+    assert (answer.why, answer.stage) == ("restart", 1)
+    taker.take("r4", [drift(2, 1_600)], end=1_600, now_ms=3 + 2 * late_ms)
+    assert taker.take("r5", [], end=1_600, now_ms=1 + 6 * HOUR_MS, failed=True).why == "cool_down_over"
+
+
 STEPS = st.lists(
     st.tuples(
         st.lists(st.one_of(st.none(), st.builds(drift, st.integers(0, 500), st.integers(0, 5_000), st.integers(0, 1))), max_size=6),
         st.integers(0, 4 * HOUR_MS),
+        st.booleans(),
         st.booleans(),
     ),
     max_size=30,
@@ -113,17 +161,19 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_each_offset_has_one_outcome_and_the_cool_down_holds(steps: list[tuple[list[Drift | None], int, bool]]):
+def test_each_offset_has_one_outcome_and_the_cool_down_holds(
+    steps: list[tuple[list[Drift | None], int, bool, bool]],
+):
     taker, now_ms, end = Taker(), 0, 5_000
     started: list[int] = []
-    for number, (arrived, wait_ms, retried) in enumerate(steps):
+    for number, (arrived, wait_ms, retried, failed) in enumerate(steps):
         now_ms, end = now_ms + wait_ms, end + 100
-        answer = taker.take(f"r{number}", arrived, end, now_ms)
-        if answer.go and answer.why != "follow_up":
+        answer = taker.take(f"r{number}", arrived, end, now_ms, failed=failed)
+        if answer.go and answer.why not in ("follow_up", "restart"):
             started.append(now_ms)
         if retried:
             assert taker.take(f"r{number}", [], end + 7, now_ms + 1).go or not answer.go
-    assert [outcome.offset for outcome in taker.outcomes] == list(range(sum(len(arrived) for arrived, _, _ in steps)))
+    assert [outcome.offset for outcome in taker.outcomes] == list(range(sum(len(arrived) for arrived, *_ in steps)))
     assert all(b - a >= 6 * HOUR_MS for a, b in pairwise(started))
     assert sum(taker.inbox.totals.get(k, 0) for k in ("retrained", "merged", "suppressed", "unreadable")) == len(
         taker.outcomes

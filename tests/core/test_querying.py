@@ -14,7 +14,7 @@ from river import tree
 
 from stream import Labelling, Labels
 from stream.core.explaining import Answer
-from stream.core.querying import DAY_MS, Asked, Querying, budget_of, disagreement_of
+from stream.core.querying import DAY_MS, WHOLE, Asked, Querying, budget_of, disagreement_of, uniform_every
 from stream.core.records import Record
 from stream.core.remembering import QueryState
 from stream.core.scoring import BesideModel, LiveModel
@@ -217,6 +217,48 @@ def test_weighted_figures_of_asked_events_are_those_of_all(strategy: Any):
         assert sum(plain) / len(plain) < mean - 0.1
 
 
+def test_in_the_first_block_the_propensity_is_that_of_the_strategy_alone():
+    """Each request there stands for 1 / propensity of the events that could be asked: those for which there was credit."""
+    stand_for = could_be = 0.0
+    labelling = Labelling(per_1000=100, warm_up=1_000)
+    for seed in range(4_000):
+        it = querying(labelling, seed=seed)
+        for number in range(uniform_every(labelling)):
+            asked = it.decide(number, number, number, 0.5, 0.0, False, {})
+            could_be += it.state.credit >= WHOLE or asked is not None  # what it earns itself it may spend
+            if asked is not None:
+                assert (asked.strategy, asked.uniform) == ("warm_up", False)
+                stand_for += 1.0 / asked.propensity
+    assert could_be > 20_000
+    assert stand_for == pytest.approx(could_be, rel=0.04)
+
+
+def test_while_the_days_budget_is_spent_nobody_is_asked_and_the_others_weights_stay_right():
+    """A day's later events have no chance, so it is the earlier ones that the weighted figures speak of."""
+    labelling = Labelling(strategy="split", per_1000=100, per_day=40, warm_up=0)
+    stand_for = could_be = wrong = 0.0
+    spent = wrong_in_all = 0
+    for seed in range(60):
+        rng = random.Random(seed)
+        it = querying(labelling, seed=seed)
+        for number in range(3_000):
+            at_ms = number * (DAY_MS // 1_000)  # a thousand events a day
+            hard = rng.random() < 0.2
+            left = it.state.day != at_ms // DAY_MS or it.state.today < 40
+            asked = it.decide(number, at_ms, at_ms, 0.9 if hard else 0.1, 0.0, False, {})
+            assert left or asked is None
+            spent += not left
+            if number >= uniform_every(labelling) and left:
+                could_be += 1
+                wrong_in_all += hard
+                if asked is not None:
+                    stand_for += 1.0 / asked.propensity
+                    wrong += hard / asked.propensity
+    assert spent > 10_000
+    assert stand_for == pytest.approx(could_be, rel=0.05)
+    assert wrong / stand_for == pytest.approx(wrong_in_all / could_be, abs=0.015)
+
+
 def test_unbiased_figures_go_on_from_their_state():
     figures, other = UnbiasedFigures("anomaly", window=5), UnbiasedFigures("anomaly", window=5)
     for number in range(20):
@@ -326,6 +368,8 @@ def test_nobody_is_asked_about_a_label_that_is_there_or_an_event_that_comes_agai
     assert [request.event_id for request in requests_of(outcome)] == [f"e{n}" for n in range(1, 20, 2)]
     weighted = [value["event_id"] for value in outcome.values("examples") if value.get("propensity") == 1.0]
     assert weighted == [f"e{n}" for n in range(2, 20, 2)]
+    assert outcome.counts()["label_requests"] == 10
+    assert "label_requests_answered" not in outcome.counts()  # these labels were there before anybody was asked
 
 
 def test_where_two_models_disagree_is_asked_first():

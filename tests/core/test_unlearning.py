@@ -86,6 +86,15 @@ def test_all_that_is_given_must_be_true(changes: dict[str, Any], held: list[int]
     assert [one.offset for one in its if asked.holds(one)] == held
 
 
+@pytest.mark.parametrize("agreed", [True, False])
+def test_labels_that_a_person_agreed_on_are_hers_too_but_not_in_what_was_built_before(agreed: bool):
+    asked = LeftOut(to_offset=9, source="person:ann", agreed=agreed)
+    sources = ["person:ann", "person:ann+bob", "person:bob+ann", "person:bob", "person:annabel+bob"]
+    held = [source for n, source in enumerate(sources) if asked.holds(Labelled(n, n, source))]
+    assert held == (sources[:3] if agreed else sources[:1])
+    assert ("agreed" in msgspec.to_builtins(asked)) is agreed
+
+
 def base_at(offset: int, *without: LeftOut, learned: int | None = None) -> ModelBase:
     provenance = {LEFT_OUT: msgspec.to_builtins(without)} if without else {}
     learned = offset if learned is None else learned

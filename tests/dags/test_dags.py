@@ -53,6 +53,18 @@ def test_a_dag_file_is_thin_and_imports_nothing_heavy(file: Path):
             assert not any(name == heavy or name.startswith(f"{heavy}.") for heavy in HEAVY), name
 
 
+TRACK = """
+from types import SimpleNamespace
+from stream.adapters.pipeline_manifest import Listed
+from stream.airflow.retraining import track_failure
+listed = Listed(file={file!r}, name="cards", on_drift=True, schedule=None, workers=1, approval=False, approval_timeout_s=1,
+                labelling=False, label_options=[], label_within_s=1)
+task = SimpleNamespace(dag_id="retrain", run_id="r1", task_id="fit")
+track_failure(listed)(dict(exception=ValueError("out of luck"), ti=task))
+print("{{}}")
+"""
+
+
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Of Airflow, with three pipelines."""
@@ -113,6 +125,24 @@ def test_a_person_is_asked_where_the_pipeline_wants_it(parsed: dict[str, Any]):
     assert set(parsed["dags"]["retrain_on_drift__loans"]) == steps
     for cause in ("on_drift", "scheduled"):
         assert set(parsed["dags"][f"retrain_{cause}__cards"]) == {*steps, "approve"}
+
+
+def test_a_failure_is_tracked_though_the_pipeline_file_does_not_load(environment: dict[str, str], tmp_path: Path):
+    broken = tmp_path / "broken.py"
+    broken.write_text("raise RuntimeError('half written')")
+    settings = {
+        "DRIFTLOOP_MLFLOW_TRACKING_URI": (tmp_path / "mlflow").as_uri(),
+        "MLFLOW_ALLOW_FILE_STORE": "true",
+        "DRIFTLOOP_ARTIFACT_URL": str(tmp_path / "kept"),
+    }
+    assert said(TRACK.format(file=str(broken)), {**environment, **settings}) == {}
+    (note,) = (tmp_path / "kept").glob("**/mlflow.json")
+    assert note.parent.name == "retrain.r1"
+    noted = json.loads(note.read_text())
+    assert noted["logged"], noted
+    assert noted["failed"] == "fit: ValueError: out of luck"
+    (meta,) = (tmp_path / "mlflow").glob("*/*/meta.yaml")
+    assert "status: 4" in meta.read_text()  # FAILED
 
 
 @pytest.mark.airflow

@@ -141,8 +141,20 @@ def test_secrets_are_made_once(tmp_path: Path):
         assert its == {"file": f"./deploy/secrets/{name}"}
 
 
-def make_secrets(directory: Path) -> None:
-    subprocess.run(["sh", str(ROOT / "deploy" / "secrets.sh"), str(directory)], check=True, timeout=30)
+def test_the_token_of_label_studio_may_come_later(tmp_path: Path):
+    token, name = tmp_path / "driftloop_label_studio_token", "DRIFTLOOP_LABEL_STUDIO_TOKEN"
+    make_secrets(tmp_path)
+    assert token.read_text() == "\n"
+    make_secrets(tmp_path, **{name: "t0k"})
+    assert (token.read_text(), token.stat().st_mode & 0o777) == ("t0k\n", 0o644)
+    make_secrets(tmp_path)
+    make_secrets(tmp_path, **{name: "another"})
+    assert token.read_text() == "t0k\n"  # one that is there stays
+
+
+def make_secrets(directory: Path, **environment: str) -> None:
+    command = ["sh", str(ROOT / "deploy" / "secrets.sh"), str(directory)]
+    subprocess.run(command, check=True, timeout=30, env={**os.environ, **environment})
 
 
 # -- every command of ours, here -------------------------------------------------------------------------------------------

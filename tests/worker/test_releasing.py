@@ -56,7 +56,7 @@ class Office:
         self.gate.set()
         self.reads = 0
         self.desk = Desk(
-            self.step, 0, self.store, self.bases, self.read, pipeline="cards", keys=[KEY], configuration="c"
+            self.step, 0, self.store, self.bases, self.read, self.log_end, pipeline="cards", keys=[KEY], configuration="c"
         )  # fmt: skip
 
     def read(self, shard: int, start: int, end: int) -> Iterator[list[Record]]:
@@ -65,8 +65,12 @@ class Office:
             assert self.gate.wait(DEADLINE_S)
             yield self.live.log[at : min(at + 500, end)]
 
-    def candidate(self, rate: float = 0.5) -> str:
-        base = candidate_of(self.live.pipeline, rate)
+    def log_end(self, shard: int) -> int:
+        return len(self.live.log)
+
+    def candidate(self, rate: float = 0.5, offset: int = 0, high_water: dict[int, int] | None = None) -> str:
+        base = candidate_of(self.live.pipeline, rate, offset)
+        base = msgspec.structs.replace(base, high_water=high_water or {})
         self.live.guesses[base.name] = right(0.8)
         self.bases.files[base.name] = seal_base(base, configuration="c", key=KEY)
         return base.name
@@ -286,6 +290,47 @@ def test_a_candidate_does_not_starve_behind_a_backlog():
         shard.stop()
         await work
         assert 4_000 < at < 25_000  # long before the backlog was worked off
+
+    run(test())
+
+
+def test_a_candidate_from_ahead_of_a_learner_that_lags_waits_for_it():
+    async def test() -> None:
+        office = Office(1_000)
+        ahead = Live(seed=1)
+        ahead.run(6_000)
+        office.live.log = ahead.log[:5_000]
+        shard = LearnShard(office.step, 0, office.store, MemoryPublisher(), desk=office.desk)
+        await shard.acquire()
+        twin = ahead.fresh()
+        twin.step(ahead.log[:5_000])
+        base = office.candidate(offset=5_000, high_water=dict(twin._high_water))
+        await office.ask("release", base, "r", 1)
+        work = asyncio.create_task(shard.run())
+        async with asyncio.timeout(DEADLINE_S):
+            await until(lambda: catching_up() == [f"catch-up-{base}"])
+            shard.add("examples", ahead.log[1_000:4_900], 4_900)
+            await until(lambda: office.step.offset == 4_900)
+            await asyncio.sleep(0.3)  # several looks
+            assert office.said == [] and office.desk.handled == set()
+            office.live.log = ahead.log
+            shard.add("examples", ahead.log[4_900:], 6_000)
+            await until(lambda: "challenger" in office.step.slots.pupils)
+        shard.stop()
+        await work
+        assert office.step.slots.pupils["challenger"].base == base
+
+    run(test())
+
+
+def test_a_candidate_from_beyond_the_log_is_refused():
+    async def test() -> None:
+        office = Office(1_000)
+        await office.ask("release", office.candidate(offset=1_001), "r", 1)
+        await office.look_until(lambda: bool(office.said))
+        ((action, _, reason),) = office.said
+        assert action == "rejected"
+        assert "it begins at 1001, beyond the end of the examples (1000): retrain" in reason
 
     run(test())
 

@@ -74,7 +74,11 @@ METRICS: dict[str, tuple[str, tuple[str, ...], str]] = {
     ),
     "driftloop_objective_kept": ("gauge", ("objective",), "1 kept, 0 broken; no value while that is not known."),
     "driftloop_label_requests": ("counter", ("partition",), "Label requests that were made."),
-    "driftloop_label_requests_answered": ("counter", ("partition",), "Labels of events that people were asked about."),
+    "driftloop_label_requests_answered": (
+        "counter",
+        ("partition",),
+        "First labels of events of which a request was sent, whoever gave them.",
+    ),
     "driftloop_label_budget_allowed": (
         "counter",
         ("partition",),

@@ -114,8 +114,12 @@ class Server:
     async def _guard(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        if not self._hosts.allow(request.url.host or ""):
-            name = ascii(request.url.host)[:100]
+        try:
+            host = request.url.host or ""
+        except ValueError:  # UnicodeError, too: what the header holds is no host and port
+            return web.Response(status=400, text="the Host header cannot be read\n", headers=HEADERS)
+        if not self._hosts.allow(host):
+            name = ascii(host)[:100]
             text = f"this server does not answer to the name {name}: put it into DRIFTLOOP_WEB_ALLOWED_HOSTS\n"
             return web.Response(status=403, text=text, headers=HEADERS)
         try:

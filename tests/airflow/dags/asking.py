@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, task
 
+from stream.airflow import asking
 from stream.airflow.asking import AskOperator
 
 with DAG("asking", schedule=None, max_active_tasks=2):
@@ -30,6 +31,30 @@ with DAG("nobody_answers", schedule=None):
         within=timedelta(seconds=2), otherwise="Reject",
     )  # fmt: skip
     decide.override(task_id="decide")(silent.output)
+
+asking.GRACE = timedelta(seconds=3)
+
+
+class AskedTwice(AskOperator):
+    """Its first try ends, as the scheduler ends it, after the question is put."""
+
+    def execute(self, context):  # type: ignore[no-untyped-def]
+        from airflow.sdk.exceptions import TaskAwaitingInput
+
+        try:
+            return super().execute(context)
+        except TaskAwaitingInput:
+            if context["task_instance"].try_number == 1:
+                raise RuntimeError("taken for a crash") from None
+            raise
+
+
+with DAG("nobody_answers_nor_triggers", schedule=None):
+    late = AskedTwice(
+        task_id="ask", subject="Release?", options=["Release", "Reject"], retries=3, retry_delay=timedelta(seconds=1),
+        within=timedelta(seconds=20), otherwise="Reject",
+    )  # fmt: skip
+    decide.override(task_id="decide")(late.output)
 
 with DAG("slow", schedule=None):
 

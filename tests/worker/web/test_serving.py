@@ -93,6 +93,18 @@ def test_state_is_gathered_once_a_second_however_many_look(port: int):
     assert len(bodies) <= 1 + 2 * (time.monotonic() - began_s)
 
 
+@pytest.mark.parametrize(
+    "host",
+    ["x:99999", "x:-1", "x:port", "localhost:99999", "[zz]:80", "a b", "x/y", "", "\xff", ":80", "a@b:c@d"],
+)
+def test_a_host_header_that_is_none_is_refused_and_no_error_of_ours(port: int, host: str):
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(f"GET /live HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode("latin-1"))
+        status = client.makefile("rb").readline().split()[1]
+    assert status in (b"400", b"403")
+    assert status_of(port, "/live") == 200
+
+
 @pytest.mark.parametrize("path", ["/", "/state", "/metrics", "/ready"])
 def test_bound_to_all_interfaces_it_answers_to_no_name_of_elsewhere(path: str):
     its = free_port()
