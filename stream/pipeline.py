@@ -75,6 +75,8 @@ class Labels:
         early_max: labels kept per partition that came before their event; beyond that the oldest becomes a dead letter.
         source_share_max: beginning of a source's name -> the share of all first labels that such sources may give together,
             in each partition, of late: {"person:": 0.3}. What goes beyond it is a dead letter (`label_source_capped`).
+        source_times_max: beginning of a source's name -> how often a label on request by such a source is learned at most:
+            {"person:trainee": 1}. Without it, `Labelling.learn_times`.
     """
 
     wait: str = "7d"
@@ -85,6 +87,7 @@ class Labels:
     early_wait: str = "1h"
     early_max: int = 10_000
     source_share_max: Mapping[str, float] = field(default_factory=dict)
+    source_times_max: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def wait_ms(self) -> int:
@@ -479,6 +482,12 @@ def _label_mistakes(task: Task, labels: Labels) -> list[ConfigurationError]:
         isinstance(name, str) and name and _is_number(share) and 0 < share <= 1 for name, share in shares.items()
     ):
         found.append(ConfigurationError("labels.source_share_max", shares, "use shares by name: {'person:': 0.3}"))
+    times = labels.source_times_max
+    if not isinstance(times, Mapping) or not all(
+        isinstance(name, str) and name and _is_whole(most, 1, 20) for name, most in times.items()
+    ):
+        remedy = "use whole numbers from 1 to 20 by name: {'person:trainee': 1}"
+        found.append(ConfigurationError("labels.source_times_max", times, remedy))
     if not _is_whole(labels.early_max, 0, 1_000_000):
         found.append(ConfigurationError("labels.early_max", labels.early_max, "use a whole number, 0 to 1,000,000"))
     return found

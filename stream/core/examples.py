@@ -21,7 +21,7 @@ from stream.errors import RecordRejected, UpdateRefused
 from stream.messages import Example, Served
 from stream.pipeline import Pipeline, label_fits
 
-__all__ = ["BOUND_EVERY", "LEARNED", "ExampleParser", "ExampleReader", "Follower", "Pupil", "repeats_of", "teach"]
+__all__ = ["BOUND_EVERY", "LEARNED", "ExampleParser", "ExampleReader", "Follower", "Pupil", "Repeats", "teach"]
 
 LEARNED = frozenset(("on_time", "early", "default"))
 BOUND_EVERY = 100  # examples between two looks at the size of the trees
@@ -79,10 +79,19 @@ def _all_boolean(answers: Iterable[Served]) -> bool:
     return True
 
 
-def repeats_of(pipeline: Pipeline) -> int:
+class Repeats:
     """How often a label on request is learned again after the first time."""
-    labelling = pipeline.labelling
-    return labelling.learn_times - 1 if labelling and pipeline.task in ("binary", "multiclass") else 0
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        labelling = pipeline.labelling
+        self.most = labelling.learn_times - 1 if labelling and pipeline.task in ("binary", "multiclass") else 0
+        self._of_sources = {name: times - 1 for name, times in pipeline.labels.source_times_max.items()}
+
+    def of(self, source: str, *, requested: bool) -> int:
+        """Of a label by this source."""
+        if not requested or not self.most:
+            return 0
+        return min([self.most, *(most for name, most in self._of_sources.items() if source.startswith(name))])
 
 
 def teach(learner: Any, features: dict[str, Any], label: Any, repeats: int) -> None:
@@ -112,7 +121,7 @@ class Pupil:
     ) -> None:
         """`data`: as `dump_model` writes it; `start`: the offset at which the base begins."""
         self._pipeline = pipeline
-        self._repeats = repeats_of(pipeline)
+        self._repeats = Repeats(pipeline)
         self._extra_allowed = extra_allowed
         self.base = base
         self.start = start
@@ -171,7 +180,7 @@ class Pupil:
 
     def learn_block(self, examples: Sequence[Example]) -> bool:
         """Learn examples in order, if that can be done at once; False: none was learned, `learn` them singly."""
-        if self._repeats and any(example.requested for example in examples):
+        if self._repeats.most and any(example.requested for example in examples):
             return False
         if not self._learner.learn_block([(example.features, example.label) for example in examples]):
             return False
@@ -186,7 +195,8 @@ class Pupil:
         return self.learned % BOUND_EVERY == 0 and self._bound.enforce()
 
     def _teach(self, example: Example) -> None:
-        teach(self._learner, example.features, example.label, self._repeats if example.requested else 0)
+        repeats = self._repeats.of(example.label_source, requested=example.requested)
+        teach(self._learner, example.features, example.label, repeats)
 
     def dump(self) -> bytes:
         """The model's bytes."""

@@ -20,7 +20,7 @@ import msgspec
 from stream.boosting import is_batch_trained
 from stream.core.accelerating import compile_learner
 from stream.core.evaluating import KEY_FIGURE, Baselines, Evaluation
-from stream.core.examples import BOUND_EVERY, LEARNED, ExampleParser, repeats_of, teach
+from stream.core.examples import BOUND_EVERY, LEARNED, ExampleParser, Repeats, teach
 from stream.core.explaining import Scorer, compile_scorer
 from stream.core.guarding import TreeBound
 from stream.core.records import Record
@@ -45,6 +45,7 @@ class Lesson(msgspec.Struct, frozen=True):
     features: dict[str, Any]
     label: LabelValue
     requested: bool = False
+    source: str = ""
 
 
 class Timeline(msgspec.Struct, frozen=True):
@@ -116,7 +117,10 @@ def timeline(
             continue
         came_at_ms = example.came_at_ms
         now_ms = max(now_ms, record.timestamp_ms, came_at_ms)
-        lessons.append(Lesson(record.offset, came_at_ms, now_ms, example.features, example.label, example.requested))
+        lesson = Lesson(
+            record.offset, came_at_ms, now_ms, example.features, example.label, example.requested, example.label_source
+        )
+        lessons.append(lesson)
     return Timeline(lessons, seen, hasher.hexdigest())
 
 
@@ -223,7 +227,7 @@ class _Run:
         self._baselines = Baselines(pipeline.task)
         self._evaluation = Evaluation(pipeline.task, window, pipeline.alert_share)
         self._segments: dict[str, dict[str, Evaluation]] = {n: {} for n in pipeline.segments} if segments else {}
-        self._repeats = repeats_of(pipeline)
+        self._repeats = Repeats(pipeline)
         self._scorer: Scorer | None = None
         self._since = self._learned = self.failures = 0
 
@@ -265,7 +269,8 @@ class _Run:
         self._baselines.update(lesson.label)
         self._since += 1
         try:
-            teach(self.learner, lesson.features, lesson.label, self._repeats if lesson.requested else 0)
+            repeats = self._repeats.of(lesson.source, requested=lesson.requested)
+            teach(self.learner, lesson.features, lesson.label, repeats)
         except Exception:  # noqa: BLE001 - as above; UpdateRefused among them
             self.failures += 1
             return

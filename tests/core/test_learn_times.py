@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,9 +10,9 @@ import msgspec
 import pytest
 from river import linear_model, preprocessing
 
-from stream import Labelling
+from stream import Labelling, Labels
 from stream.core.digest import state_digest
-from stream.core.examples import Follower, repeats_of, teach
+from stream.core.examples import Follower, Repeats, teach
 from stream.core.learning import LearnStep
 from stream.core.model_bases import ModelBase
 from stream.core.prequential import timeline, train
@@ -34,7 +35,7 @@ PIPELINE = pipeline_of(
 def example(number: int, *, requested: bool) -> Record:
     message = Example(
         event_id=f"e{number}", entity_id="k", occurred_at_ms=number, features={"amount": float(number % 7)},
-        served={"champion": Served("m@0", None)}, label=number % 7 > 3, label_source="person:ann", labelled_at_ms=number,
+        served={"champion": Served("m@0", None)}, label=number % 7 > 3, label_source=("person:ann", "person:bob", "bank")[number // 3 % 3], labelled_at_ms=number,
         timing="on_time", partition=0, sequence=number + 1, event_source=Source("cards.events", 0, number),
         requested=requested, propensity=0.5 if requested else None,
     )  # fmt: skip
@@ -44,11 +45,11 @@ def example(number: int, *, requested: bool) -> Record:
 LOG = [example(number, requested=number % 3 == 0) for number in range(60)]
 
 
-def by_hand(pipeline: Pipeline) -> str:
+def by_hand(times_of: Callable[[Example], int]) -> str:
     model = build({})
     for record in LOG:
         one = msgspec.json.decode(record.value or b"", type=Example)
-        for _ in range(1 + repeats_of(pipeline) * one.requested):
+        for _ in range(times_of(one)):
             model.learn_one(one.features, one.label)
     return state_digest(model)
 
@@ -56,7 +57,17 @@ def by_hand(pipeline: Pipeline) -> str:
 @pytest.mark.parametrize("times", [1, 3])
 def test_live_rebuilt_and_searched_models_learn_it_as_often(times: int):
     pipeline = replace(PIPELINE, labelling=Labelling(per_1000=100, learn_times=times))
-    expected = by_hand(pipeline)
+    check(pipeline, by_hand(lambda one: times if one.requested else 1))
+
+
+def test_a_source_may_weigh_less_wherever_it_is_learned():
+    rules = Labels(source_times_max={"person:b": 1, "person:": 2, "feed:": 1})
+    pipeline = replace(PIPELINE, labels=rules, labelling=Labelling(per_1000=100, learn_times=3))
+    most = {"person:ann": 2, "person:bob": 1, "bank": 3}
+    check(pipeline, by_hand(lambda one: most[one.label_source] if one.requested else 1))
+
+
+def check(pipeline: Pipeline, expected: str) -> None:
     live = LearnStep(pipeline, shard=0, keys=[b"k" * 32], configuration="c", window=50)
     for record in LOG:
         live.step([record])
@@ -71,9 +82,10 @@ def test_live_rebuilt_and_searched_models_learn_it_as_often(times: int):
 
 
 def test_numbers_and_what_nobody_was_asked_for_are_learned_once():
-    assert repeats_of(replace(PIPELINE, task="regression")) == 0
-    assert repeats_of(replace(PIPELINE, labelling=None)) == 0
-    assert repeats_of(PIPELINE) == 2
+    assert Repeats(replace(PIPELINE, task="regression")).of("bank", requested=True) == 0
+    assert Repeats(replace(PIPELINE, labelling=None)).of("bank", requested=True) == 0
+    assert Repeats(PIPELINE).of("bank", requested=True) == 2
+    assert Repeats(PIPELINE).of("bank", requested=False) == 0
 
 
 def test_a_repeat_that_is_refused_leaves_the_first_one_learned():

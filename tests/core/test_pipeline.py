@@ -41,6 +41,7 @@ from tests.support.records import logistic, pipeline_of
         ({"task": "multiclass", "labels": Labels(classes=("a", "a"))}, "labels.classes", "'a'", "two or more"),
         ({"labels": Labels(early_max=-1)}, "labels.early_max", "-1", "0 to"),
         ({"labels": Labels(source_share_max={"person:": 2.0})}, "labels.source_share_max", "2.0", "person:"),
+        ({"labels": Labels(source_times_max={"person:": 0})}, "labels.source_times_max", "0", "trainee"),
         ({"entity_features": ["count"]}, "entity_features[0]", "count", "entity.count"),
         ({"entity_features": [entity.mean("amuont", "1h")]}, "entity_features[0].field", "amuont", "declared: amount"),
         ({"entity_features": [entity.count("1w")]}, "entity_features[0].window", "1w", "15m"),
