@@ -11,32 +11,39 @@ Everything is kept twice: over all labels and over a sliding window, as whole co
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from stream.core.scores import ANOMALY_BINS, BINS, ScoreHistogram, anomaly_bin_of, bin_of
+from stream.core.sheets import (
+    NAMES,
+    Counts,
+    Pairs,
+    agreement,
+    count_pairs,
+    name_of,
+    nested,
+    number_sheet,
+    per_class,
+    skills_of,
+    total_of,
+    two_class,
+    window_sums,
+)
 from stream.messages import LabelValue, Served
 
-__all__ = ["KEY_FIGURE", "SYSTEMS", "Baselines", "Evaluation", "loss_of"]
+__all__ = ["KEY_FIGURE", "SYSTEMS", "Evaluation", "loss_of"]
 
 BLOCK = 64  # labels that are judged together
-CLASSES_MAX = 100
-OTHER = "(other)"
 _log = math.log
 HUGE = 1e150  # the square of a larger one would not be finite
 PROBABILITY_MIN = 1e-6  # log loss of a probability of 0 is that of this
 SYSTEMS = ("model", "persistence", "prior")
 # The one figure that shows best how good a model is.
 KEY_FIGURE = {"regression": "mae", "binary": "average_precision", "anomaly": "roc_auc", "multiclass": "accuracy"}
-
-
-NAMES: dict[object, str] = {True: "true", False: "false"}  # of labels, as JSON has them
-
-Counts = dict[tuple[str, str], int]  # (label, prediction) -> count
-Pairs = dict[str, dict[str, int]]  # label -> prediction -> count
 
 
 class _State(msgspec.Struct, array_like=True):
@@ -93,7 +100,7 @@ class Evaluation:
             columns: Any = zip(*rows, strict=True)
         else:
             labels, served = zip(*waiting, strict=True)
-            columns = self._judge_classes([_name(label) or "" for label in labels], served)
+            columns = self._judge_classes([name_of(label) or "" for label in labels], served)
         for kept, column in zip(self._columns, columns, strict=True):
             kept.extend(column)
 
@@ -106,7 +113,7 @@ class Evaluation:
             [None if (value := one.persistence) is None else NAMES.get(value) or str(value) for one in served],
             [None if (value := one.prior) is None else NAMES.get(value) or str(value) for one in served],
         ]
-        _count(self._counts, labels, *predictions)
+        count_pairs(self._counts, labels, *predictions)
         probabilities = [one.probabilities for one in served]
         losses = _losses_of(labels, probabilities, self._sums["model"])
         prior_losses = _losses_of(labels, [one.prior_probabilities for one in served], self._sums["prior"])
@@ -169,10 +176,10 @@ class Evaluation:
         if self._task == "regression":
             labels = int(self._target[0])
             variance = self._target[2] / labels if labels else 0.0
-            overall = {system: _number_sheet(self._sums[system], variance) for system in SYSTEMS}
+            overall = {system: number_sheet(self._sums[system], variance) for system in SYSTEMS}
         else:
-            pairs = [_nested(counts) for counts in self._counts]
-            labels = _total(pairs[0])
+            pairs = [nested(counts) for counts in self._counts]
+            labels = total_of(pairs[0])
             overall = {s: self._class_sheet(pairs[i], self._sums[s]) for i, s in enumerate(SYSTEMS)}
             overall["model"] |= self._ranking(self._histogram)
         return {
@@ -187,13 +194,13 @@ class Evaluation:
         columns = self._columns
         if self._task == "regression":
             recent = {
-                system: _number_sheet(*_window_sums(columns[0], errors))
+                system: number_sheet(*window_sums(columns[0], errors))
                 for system, errors in zip(SYSTEMS, columns[1:], strict=True)
             }
         else:
             counted: tuple[Counts, ...] = ({}, {}, {})
-            _count(counted, *columns[:4])
-            pairs = [_nested(counts) for counts in counted]
+            count_pairs(counted, *columns[:4])
+            pairs = [nested(counts) for counts in counted]
             sums = {"model": _recent_sums(*columns[4:6]), "prior": _recent_sums(*columns[6:8])}
             nothing = [0.0, 0.0, 0.0, 0.0]
             recent = {s: self._class_sheet(pairs[i], sums.get(s, nothing)) for i, s in enumerate(SYSTEMS)}
@@ -202,7 +209,7 @@ class Evaluation:
         return {"labels": len(columns[0]), **recent, **self._skills(recent)}
 
     def _skills(self, sheets: dict[str, Any]) -> dict[str, float | None]:
-        return _skills(sheets, "mae", -1) if self._task == "regression" else _skills(sheets, "accuracy", 1)
+        return skills_of(sheets, "mae", -1) if self._task == "regression" else skills_of(sheets, "accuracy", 1)
 
     def _ranking(self, histogram: ScoreHistogram) -> dict[str, Any]:
         figures = histogram.figures(self._alert_share) if self._task != "multiclass" else {}
@@ -211,11 +218,11 @@ class Evaluation:
         return figures
 
     def _class_sheet(self, pairs: Pairs, sums: list[float]) -> dict[str, Any]:
-        sheet: dict[str, Any] = _agreement(pairs)
+        sheet: dict[str, Any] = agreement(pairs)
         if self._task == "multiclass":
-            sheet |= _per_class(pairs)
+            sheet |= per_class(pairs)
         else:
-            sheet |= _two_class(pairs)
+            sheet |= two_class(pairs)
         if sums[0]:
             sheet["log_loss"] = sums[1] / sums[0]
             if self._task == "binary":
@@ -244,28 +251,6 @@ class Evaluation:
         return made
 
 
-def _name(value: LabelValue | None) -> str | None:
-    if value is None:
-        return None
-    return ("true" if value else "false") if isinstance(value, bool) else str(value)
-
-
-def _open(counts: Counts, label: str, prediction: str, count: int = 1) -> None:
-    """Count a pair; beyond CLASSES_MAX squared pairs all further ones are one."""
-    pair = (label, prediction)
-    if pair not in counts and len(counts) >= CLASSES_MAX**2:
-        pair = (OTHER, OTHER if label == prediction else "(wrong)")
-    counts[pair] = counts.get(pair, 0) + count
-
-
-def _count(known: tuple[Counts, ...], labels: Iterable[str], *predictions: Iterable[str | None]) -> None:
-    """Count what each system said of these labels."""
-    for (label, *its), count in Counter(zip(labels, *predictions, strict=True)).items():
-        for counts, prediction in zip(known, its, strict=True):
-            if prediction is not None:
-                _open(counts, label, prediction, count)
-
-
 def _recent_histogram(bins: int, labels: Iterable[str], places: Iterable[int | None]) -> ScoreHistogram:
     histogram = ScoreHistogram(bins)
     histogram.count(labels, places)
@@ -275,13 +260,6 @@ def _recent_histogram(bins: int, labels: Iterable[str], places: Iterable[int | N
 def _recent_sums(losses: Sequence[float | None], briers: Sequence[float | None]) -> list[float]:
     known = [loss for loss in losses if loss is not None]
     return [float(len(known)), math.fsum(known), math.fsum([brier for brier in briers if brier is not None]), 0.0]
-
-
-def _nested(counts: Counts) -> Pairs:
-    pairs: Pairs = {}
-    for (label, prediction), count in counts.items():
-        pairs.setdefault(label, {})[prediction] = count
-    return pairs
 
 
 def _losses_of(
@@ -311,154 +289,5 @@ def _losses_of(
 
 def loss_of(label: LabelValue, probabilities: dict[str, float] | None) -> float | None:
     """Log loss of one answer."""
-    loss: float | None = _losses_of([_name(label) or ""], [probabilities], [0.0] * 4)[0][0]
+    loss: float | None = _losses_of([name_of(label) or ""], [probabilities], [0.0] * 4)[0][0]
     return loss
-
-
-def _total(pairs: Pairs) -> int:
-    return sum(sum(row.values()) for row in pairs.values())
-
-
-def _agreement(pairs: Pairs) -> dict[str, Any]:
-    """Accuracy and Cohen's kappa."""
-    total = _total(pairs)
-    if not total:
-        return {"labels": 0, "accuracy": None, "kappa": None}
-    right = sum(row.get(label, 0) for label, row in pairs.items())
-    predicted: dict[str, int] = {}
-    for row in pairs.values():
-        for prediction, count in row.items():
-            predicted[prediction] = predicted.get(prediction, 0) + count
-    chance = sum(sum(row.values()) * predicted.get(label, 0) for label, row in pairs.items()) / total**2
-    accuracy = right / total
-    return {"labels": total, "accuracy": accuracy, "kappa": (accuracy - chance) / (1 - chance) if chance < 1 else None}
-
-
-def _two_class(pairs: Pairs) -> dict[str, Any]:
-    yes, no = pairs.get("true", {}), pairs.get("false", {})
-    tp, fn, fp, tn = yes.get("true", 0), yes.get("false", 0), no.get("true", 0), no.get("false", 0)
-    recall, specificity = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
-    return {
-        "precision": _ratio(tp, tp + fp),
-        "recall": recall,
-        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
-        "balanced_accuracy": None if recall is None or specificity is None else (recall + specificity) / 2,
-        "positive_share": _ratio(tp + fn, tp + fn + fp + tn),
-    }
-
-
-def _per_class(pairs: Pairs) -> dict[str, Any]:
-    recalls = {label: _ratio(row.get(label, 0), _size(row)) for label, row in sorted(pairs.items())}
-    scores = []
-    for label, row in pairs.items():
-        tp = row.get(label, 0)
-        fp = sum([other.get(label, 0) for name, other in pairs.items() if name != label])
-        f1 = _ratio(2 * tp, tp + _size(row) + fp)
-        if f1 is not None and _size(row):
-            scores.append(f1)
-    return {"macro_f1": sum(scores) / len(scores) if scores else None, "recall_by_class": recalls}
-
-
-def _size(row: dict[str, int]) -> int:
-    return sum(row.values())
-
-
-def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None
-
-
-def _number_sheet(sums: list[float], variance: float) -> dict[str, Any]:
-    count = sums[0]
-    if not count:
-        return {"labels": 0, "mae": None, "rmse": None, "r2": None, "bias": None}
-    mse = sums[2] / count
-    return {
-        "labels": int(count),
-        "mae": sums[1] / count,
-        "rmse": math.sqrt(mse),
-        "r2": 1 - mse / variance if variance > 0 else None,
-        "bias": sums[3] / count,
-    }
-
-
-def _window_sums(labels: Sequence[float], known: Sequence[float | None]) -> tuple[list[float], float]:
-    errors = [error for error in known if error is not None]
-    mean = math.fsum(labels) / len(labels) if labels else 0.0
-    variance = math.fsum((label - mean) ** 2 for label in labels) / len(labels) if labels else 0.0
-    squares = math.fsum(error * error for error in errors)
-    return [float(len(errors)), math.fsum(map(abs, errors)), squares, math.fsum(errors)], variance
-
-
-def _skills(sheets: dict[str, Any], key: str, better: int) -> dict[str, float | None]:
-    """1 is perfect, 0 is no better than the baseline, below 0 is worse."""
-    skills: dict[str, float | None] = {}
-    for baseline in ("persistence", "prior"):
-        mine, its = sheets["model"][key], sheets[baseline][key]
-        name = f"skill_vs_{baseline}"
-        losses = sheets["model"].get("log_loss"), sheets[baseline].get("log_loss")
-        if losses[0] is not None and losses[1]:
-            # Where a baseline gives probabilities, they are compared: accuracy says little about rare classes.
-            skills[name] = 1 - losses[0] / losses[1]
-            continue
-        if mine is None or its is None:
-            skills[name] = None
-        elif better > 0:
-            skills[name] = (mine - its) / (1 - its) if its < 1 else None
-        else:
-            skills[name] = 1 - mine / its if its > 0 else None
-    return skills
-
-
-class Baselines:
-    """What is known of the labels so far; a snapshot carries it to the scorers.
-
-    >>> baselines = Baselines("binary")
-    >>> for label in (False, False, True):
-    ...     baselines.update(label)
-    >>> baselines.persistence, baselines.prior
-    (True, False)
-    """
-
-    def __init__(self, task: str) -> None:
-        self._task = task
-        self.persistence: LabelValue | None = None
-        self._counts: dict[str, int] = {}
-        self._labels = 0
-        self._mean = 0.0
-
-    def update(self, label: LabelValue) -> None:
-        self.persistence = label
-        self._labels += 1
-        if self._task == "regression":
-            self._mean += (float(label) - self._mean) / self._labels
-            return
-        name = _name(label) or ""
-        if name not in self._counts and len(self._counts) >= CLASSES_MAX:
-            name = OTHER
-        self._counts[name] = self._counts.get(name, 0) + 1
-
-    @property
-    def prior(self) -> LabelValue | None:
-        """The mean, or the commonest class (the first to get there, on a tie)."""
-        if not self._labels:
-            return None
-        if self._task == "regression":
-            return self._mean
-        name = max(self._counts, key=self._counts.__getitem__)
-        return name == "true" if self._task in ("binary", "anomaly") else name
-
-    @property
-    def prior_probabilities(self) -> dict[str, float] | None:
-        if self._task == "regression" or not self._labels:
-            return None
-        return {name: count / self._labels for name, count in self._counts.items()}
-
-    def to_state(self) -> bytes:
-        return msgspec.msgpack.encode([self._task, self.persistence, self._counts, self._labels, self._mean])
-
-    @classmethod
-    def from_state(cls, data: bytes) -> Baselines:
-        task, persistence, counts, labels, mean = msgspec.msgpack.decode(data)
-        made = cls(task)
-        made.persistence, made._counts, made._labels, made._mean = persistence, counts, labels, mean
-        return made

@@ -12,10 +12,11 @@ from typing import Any
 
 import msgspec
 
+from stream.core.baselines import Baselines
 from stream.core.digest import state_digest
 from stream.core.distributions import Distributions
 from stream.core.drifting import DriftWatch
-from stream.core.evaluating import Baselines, Evaluation
+from stream.core.evaluating import Evaluation
 from stream.core.examples import LEARNED, ExampleParser, Follower, Pupil
 from stream.core.forms import encoded
 from stream.core.lean_pickle import load_model

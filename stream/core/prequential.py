@@ -19,7 +19,8 @@ import msgspec
 
 from stream.boosting import is_batch_trained
 from stream.core.accelerating import compile_learner
-from stream.core.evaluating import KEY_FIGURE, Baselines, Evaluation
+from stream.core.baselines import Baselines
+from stream.core.evaluating import KEY_FIGURE, Evaluation
 from stream.core.examples import BOUND_EVERY, LEARNED, ExampleParser, Repeats, teach
 from stream.core.explaining import Scorer, compile_scorer
 from stream.core.guarding import TreeBound

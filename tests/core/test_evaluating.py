@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from river import metrics
 
-from stream.core.evaluating import Baselines, Evaluation
+from stream.core.baselines import Baselines
+from stream.core.evaluating import Evaluation
 from stream.messages import Served
 
 N, WINDOW = 700, 200
