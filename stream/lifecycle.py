@@ -19,6 +19,19 @@ OPTIONS_MAX = 30
 STRATEGIES = ("balanced", "variable", "split", "random")
 
 
+# By which a model may be judged; the first is the one that is taken unless another is declared.
+METRICS = {
+    "binary": (
+        "average_precision", "roc_auc", "accuracy", "balanced_accuracy", "kappa", "f1", "recall_at_alert_share", "log_loss",
+        "brier",
+    ),
+    "anomaly": ("roc_auc", "average_precision", "recall_at_alert_share", "f1", "balanced_accuracy"),
+    "multiclass": ("accuracy", "macro_f1", "kappa", "log_loss"),
+    "regression": ("mae", "rmse", "r2"),
+}  # fmt: skip
+LOWER_IS_BETTER = frozenset(("mae", "rmse", "log_loss", "brier"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Retrain:
     """When and how a candidate is made. The steps run in Airflow, or by `driftloop retrain`.
@@ -34,7 +47,9 @@ class Retrain:
         window_max: examples to learn from, the newest.
         compare_share: the share of the window, its end, on which champion and candidate are compared.
         labels_min: a window with fewer is not searched.
-        gain_min: how much better than the champion a candidate must be there, in the pipeline's key figure.
+        metric: what candidates are searched and judged by; None: mean absolute error, average precision, the area under the
+            ROC curve (anomaly) or accuracy (multiclass).
+        gain_min: how much better than the champion a candidate must be there, in this metric.
         segment_loss_max: how much worse it may be in any segment with at least 100 labels.
         size_bytes_max: of the candidate.
         latency_us_max: mean time of one prediction; None: not looked at.
@@ -53,6 +68,7 @@ class Retrain:
     window_max: int = 100_000
     compare_share: float = 0.25
     labels_min: int = 200
+    metric: str | None = None
     gain_min: float = 0.0
     segment_loss_max: float = 0.1
     size_bytes_max: int = 16 * 1024 * 1024

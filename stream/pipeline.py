@@ -119,6 +119,8 @@ class Drift:
 
     Args:
         errors, labels, scores, features: which of them are watched.
+        segment_features: features are watched in every declared segment, too. That is as many monitors once more for each
+            value: their state is a part of every snapshot, and the false alarms are divided among more.
         detector: a function that makes a River drift detector; it then watches errors, labels (numbers, not classes) and
             scores in place of ours, value by value, and `false_alarms_per` does not apply to it. One that counts errors
             (River's `drift.binary`: DDM, EDDM, FHDDM, HDDM) watches whether predictions are right, and nothing else.
@@ -133,6 +135,7 @@ class Drift:
     labels: bool = True
     scores: bool = True
     features: bool = True
+    segment_features: bool = False
     detector: Callable[[], Any] | None = None
     false_alarms_per: int = 100_000
     episode: int = 4_000
@@ -257,6 +260,16 @@ class Pipeline:
         """A fresh model, the same each time."""
         return self.model({"seed": self.seed, **self.params})
 
+    @property
+    def metric(self) -> str:
+        """What candidates are searched and judged by."""
+        return self.retrain.metric or lifecycle.METRICS[self.task][0]
+
+    @property
+    def metric_sign(self) -> float:
+        """1: a higher metric is better; -1: a lower one."""
+        return -1.0 if self.metric in lifecycle.LOWER_IS_BETTER else 1.0
+
     def fingerprint(self, model_digest: str) -> str:
         """Changes when the meaning of stored state or of the model would change; 16 hex digits."""
         meaning = {
@@ -295,6 +308,10 @@ def _mistakes(pipeline: Pipeline) -> list[ConfigurationError]:
     if pipeline.task == "regression" and pipeline.labelling and getattr(pipeline.labelling, "annotators", 1) != 1:
         remedy = "use 1: two people seldom give the same number"
         found.append(ConfigurationError("labelling.annotators", pipeline.labelling.annotators, remedy))
+    metric = getattr(pipeline.retrain, "metric", None)
+    if metric is not None and metric not in lifecycle.METRICS.get(pipeline.task, ()):
+        remedy = f"use one of {', '.join(lifecycle.METRICS.get(pipeline.task, ()))}"
+        found.append(ConfigurationError("retrain.metric", metric, remedy))
     found += lifecycle.mistakes(pipeline.retrain, pipeline.rollout, pipeline.objectives, pipeline.labelling)
     types = {n: k.type if isinstance(k, Feature) else k for n, k in pipeline.features.items()}
     found += entity.validate(pipeline.entity_features, types)
@@ -385,7 +402,7 @@ def _segment_mistakes(pipeline: Pipeline) -> list[ConfigurationError]:
 
 def _drift_mistakes(drift: Drift) -> list[ConfigurationError]:
     found = []
-    for key in ("errors", "labels", "scores", "features"):
+    for key in ("errors", "labels", "scores", "features", "segment_features"):
         if not isinstance(getattr(drift, key), bool):
             found.append(ConfigurationError(f"drift.{key}", getattr(drift, key), "use True or False"))
     for key, low in (("false_alarms_per", 1_000), ("episode", 1)):

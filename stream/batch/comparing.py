@@ -16,7 +16,6 @@ from stream.batch.candidates import Recipe, Starts, base_before, champion_at
 from stream.batch.plans import Plan, Run
 from stream.batch.searching import finish_search
 from stream.batch.windows import ExampleSource
-from stream.core.evaluating import KEY_FIGURE
 from stream.core.explaining import compile_scorer
 from stream.core.guarding import first_not_finite
 from stream.core.lean_pickle import dump_model
@@ -98,17 +97,17 @@ def judge(
 ) -> dict[str, Any]:
     """The verdict: {"accepted", "why", "figures"}.
 
-    A candidate must be better in the key figure, by at least `gain_min`; no worse than `segment_loss_max` in any segment
+    A candidate must be better in the metric, by at least `gain_min`; no worse than `segment_loss_max` in any segment
     with 100 labels; within `size_bytes_max` and `latency_us_max`; and finite.
     """
-    rules, figure = pipeline.retrain, KEY_FIGURE[pipeline.task]
+    rules, figure = pipeline.retrain, pipeline.metric
     gain = _gain(pipeline, candidate.figure, champion.figure)
     worst = max(_segment_losses(pipeline, candidate, champion), default=None)
     against = list(_objections(pipeline, candidate, champion, gain, sizes, worst))
     if not_finite is not None:
         against.append(f"its {not_finite} is not finite")
     accepted = not against
-    better = "lower" if pipeline.task == "regression" else "higher"
+    better = "lower" if pipeline.metric_sign < 0 else "higher"
     figures = {
         "figure": figure, "candidate": candidate.figure, "champion": champion.figure, "gain": gain,
         "gain_min": rules.gain_min, "labels": candidate.labels, "candidate_failures": candidate.failures,
@@ -154,17 +153,20 @@ def _gain(pipeline: Pipeline, candidate: float | None, champion: float | None) -
     """Positive: the candidate is better. None: one of them has no figure."""
     if candidate is None or champion is None:
         return None
-    return champion - candidate if pipeline.task == "regression" else candidate - champion
+    return pipeline.metric_sign * (candidate - champion)
 
 
 def _segment_losses(pipeline: Pipeline, candidate: Judged, champion: Judged) -> Iterator[tuple[float, str]]:
-    key = KEY_FIGURE[pipeline.task]
     for segment, values in champion.segments.items():
         for value, report in values.items():
             other = candidate.segments.get(segment, {}).get(value)
             if other is None or report["overall"]["labels"] < SEGMENT_LABELS_MIN:
                 continue
-            gain = _gain(pipeline, other["overall"]["model"].get(key), report["overall"]["model"].get(key))
+            gain = _gain(
+                pipeline,
+                other["overall"]["model"].get(pipeline.metric),
+                report["overall"]["model"].get(pipeline.metric),
+            )
             if gain is not None:
                 yield -gain, f"{segment}={value}"
 

@@ -13,7 +13,6 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from stream.batch.plans import Run
-from stream.core.evaluating import KEY_FIGURE
 
 __all__ = ["write_results"]
 
@@ -24,9 +23,9 @@ def write_results(run: Run, study: Study) -> list[dict[str, Any]]:
     """Write trials.csv, history.svg, importance.svg and, last, trials.json; returns the rows."""
     trials = [one for one in study.get_trials(deepcopy=False) if one.user_attrs.get("void") != "surplus"]
     rows = [_row(one) for one in trials]
-    figure = KEY_FIGURE[run.pipeline.task]
+    figure = run.pipeline.metric
     run.keep("trials.csv", _csv(rows, figure))
-    run.keep("history.svg", _history(rows, figure, run.pipeline.task == "regression"))
+    run.keep("history.svg", _history(rows, figure, run.pipeline.metric_sign < 0))
     importance = _importance(study)
     if importance:
         run.keep("importance.svg", _bars(importance, figure))

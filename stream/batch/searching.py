@@ -30,7 +30,6 @@ from stream.batch.candidates import Recipe, Starts, find_transfer, high_water_at
 from stream.batch.plans import Plan, Run
 from stream.batch.search_results import write_results
 from stream.batch.windows import ExampleSource, Window
-from stream.core.evaluating import KEY_FIGURE
 from stream.core.prequential import Lesson, evaluate, timeline
 from stream.errors import ConfigurationError, Unavailable
 from stream.pipeline import Pipeline
@@ -136,7 +135,7 @@ def finish_search(
     if not finished:
         reasons = sorted({row["error"] for row in rows if row["error"]})
         raise ConfigurationError("search_space", run, f"no trial finished: {'; '.join(reasons[:3]) or 'none ran'}")
-    sign = -1.0 if its.pipeline.task == "regression" else 1.0
+    sign = its.pipeline.metric_sign
     best = max(finished, key=lambda row: (sign * row["figure"], -row["trial"]))
     return {"run": run, "trials": len(rows), "finished": len(finished), "best": best}
 
@@ -154,7 +153,7 @@ def _study(its: Run, plan: Plan) -> Iterator[tuple[Study, RedisJournal]]:
             storage=optuna.storages.JournalStorage(journal),
             sampler=_SeededByTrial(plan),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=PRUNED_AFTER),
-            direction="minimize" if its.pipeline.task == "regression" else "maximize",
+            direction="minimize" if its.pipeline.metric_sign < 0 else "maximize",
             load_if_exists=True,
         )
         yield study, journal
@@ -336,7 +335,7 @@ def _run_trial(
     figures |= {name: sheet[name] for name in ("skill_vs_persistence", "skill_vs_prior")}
     trial.set_user_attr("figures", {**figures, "failures": judged.failures})
     if judged.figure is None:
-        trial.set_user_attr("error", f"{KEY_FIGURE[pipeline.task]} is not defined on the {judged.labels} scored labels")
+        trial.set_user_attr("error", f"{pipeline.metric} is not defined on the {judged.labels} scored labels")
         _tell(study, trial, state=TrialState.FAIL)
     else:
         _tell(study, trial, judged.figure)

@@ -20,7 +20,6 @@ import msgspec
 from stream.adapters import mlflow_runs
 from stream.adapters.file_pipelines import LoadedPipeline
 from stream.batch.plans import RunFiles
-from stream.core.evaluating import KEY_FIGURE
 from stream.errors import DriftloopError
 from stream.settings import Settings
 
@@ -54,9 +53,7 @@ def track(
     """
     if not settings.mlflow_tracking_uri:
         return None
-    name, figure = (
-        (loaded, None) if isinstance(loaded, str) else (loaded.pipeline.name, KEY_FIGURE[loaded.pipeline.task])
-    )
+    name, figure = (loaded, None) if isinstance(loaded, str) else (loaded.pipeline.name, loaded.pipeline.metric)
     mark = {} if failed is None else {"failed": failed}
     try:
         run = RunFiles(settings, name, run_id)

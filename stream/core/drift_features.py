@@ -86,7 +86,9 @@ class Features:
     def ready(self) -> list[bool]:
         return [series.ready for feature in self._features for series in (feature.place, feature.spread)]
 
-    def block(self, start: int, at_ms: int, features: Sequence[dict[str, Any]], alarms: list[Alarm]) -> None:
+    def block(
+        self, start: int, at_ms: int, features: Sequence[dict[str, Any]], segment: str | None, alarms: list[Alarm]
+    ) -> None:
         """The features of one block; `at_ms` is event time."""
         self._offsets.append(start)
         self._rows += features
@@ -96,9 +98,9 @@ class Features:
             self._rows, self._offsets = [], []
             if self._began_ms < 0:
                 self._began_ms = at_ms
-            self._group(rows, at_ms, alarms)
+            self._group(rows, at_ms, segment, alarms)
 
-    def _group(self, rows: list[list[Any]], at_ms: int, alarms: list[Alarm]) -> None:
+    def _group(self, rows: list[list[Any]], at_ms: int, segment: str | None, alarms: list[Alarm]) -> None:
         watched, arrays = [], []
         for feature, column in zip(self._features, zip(*rows, strict=True), strict=True):
             if feature.ranks.ready:
@@ -117,18 +119,18 @@ class Features:
         for feature, its_totals, its_spreads in zip(watched, totals, spreads, strict=True):
             series = feature.blocks(start, at_ms, its_totals, its_spreads)
             if series is not None:
-                alarms.append(self._alarm(feature, series))
+                alarms.append(self._alarm(feature, series, segment))
 
     def _starts_of(self, feature: Feature, series: Series) -> list[int]:
         """The first offset of each of the series' blocks."""
         return list(feature.starts if feature.window_ms else self._starts)[-len(series.recent) :]
 
-    def _alarm(self, feature: Feature, series: Series) -> Alarm:
+    def _alarm(self, feature: Feature, series: Series, segment: str | None) -> Alarm:
         shift = feature.shift(series)
         scale = BLOCK * 2 * feature.ranks.middle
         return Alarm(
             f"feature:{feature.name}",
-            None,
+            segment,
             "blocked_adwin_on_ranks",
             abs(shift.effect),
             shift.before / scale,

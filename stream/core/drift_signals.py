@@ -1,4 +1,4 @@
-"""Errors, labels and scores under watch, of all examples or of one segment."""
+"""Errors, labels, scores and features under watch, of all examples or of one segment."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 from river import base as river_base
 from river import drift as river_drift
 
+from stream.core.drift_features import Features
 from stream.core.drift_series import BLOCK, RECENT_BLOCKS, Alarm, Ranks, Series
 from stream.messages import LabelValue, Served
 
-__all__ = ["Scope", "measured_of"]
+__all__ = ["Row", "Scope", "measured_of"]
 
+Row = tuple[float, Any, float, int, dict[str, Any]]  # error, label, score, event time, features
 Measured = Callable[[LabelValue, Served], tuple[float, Any, float]]
 
 # Error, label and score of one example. The error is 1 - the probability of what came true, or the absolute error; the score
@@ -144,13 +146,16 @@ class Signal:
 
 
 class Scope:
-    """The signals of all examples or of those in one segment."""
+    """All examples, or those in one segment: what was answered, and the features."""
 
-    def __init__(self, watched: list[str], task: str, delta: float, detector: Callable[[], Any] | None) -> None:
+    def __init__(
+        self, watched: list[str], task: str, delta: float, detector: Callable[[], Any] | None, features: Features
+    ) -> None:
+        self.features = features
         self._signals = [Signal(name, task, delta, detector) for name in watched]
         self._at = [("error", "label", "score").index(name) for name in watched]
         self._started = 0
-        self._rows: list[Sequence[Any]] = []
+        self._rows: list[Row] = []
         self._starts: deque[int] = deque(maxlen=RECENT_BLOCKS)  # offset of each block's first example
 
     @property
@@ -158,21 +163,24 @@ class Scope:
         """How often a user's detectors have raised."""
         return sum(signal.failures for signal in self._signals)
 
-    def add(self, offset: int, signals: Sequence[Any], segment: str, alarms: list[Alarm]) -> None:
-        """Error, label and score of one example."""
+    def add(self, offset: int, row: Row, segment: str, alarms: list[Alarm]) -> None:
+        """One example."""
         if not self._rows:
             self._started = offset
-        self._rows.append(signals)
+        self._rows.append(row)
         if len(self._rows) == BLOCK:
             rows, self._rows = self._rows, []
-            self.block(self._started, list(zip(*rows, strict=True)), segment, alarms)
+            self.block(self._started, rows, segment, alarms)
 
-    def block(self, start: int, signals: Sequence[Sequence[Any]], segment: str | None, alarms: list[Alarm]) -> None:
-        """Errors, labels and scores of one block."""
+    def block(self, start: int, rows: Sequence[Row], segment: str | None, alarms: list[Alarm]) -> None:
+        """One block of examples."""
+        *signals, times, features = zip(*rows, strict=True)
         self._starts.append(start)
         for signal, at in zip(self._signals, self._at, strict=True):
             if signal.block(signals[at]):
                 alarms.append(signal.alarm(segment, self._starts))
+        if self.features.names:
+            self.features.block(start, times[-1], features, segment, alarms)
 
     def bind(self, detector: Callable[[], Any] | None) -> None:
         """What a state leaves out."""
@@ -180,4 +188,4 @@ class Scope:
             signal.bind(detector)
 
     def ready(self) -> list[bool]:
-        return [signal.ready for signal in self._signals]
+        return [signal.ready for signal in self._signals] + self.features.ready()

@@ -1,7 +1,7 @@
 """Notices that the world has changed, in constant memory and some tenths of a microsecond per value.
 
-Watched are errors, labels and scores, overall and in every declared segment, and every feature. The values are taken
-together in blocks of 32. The first 40 blocks say what is usual; from then on ADWIN (Bifet and Gavalda 2007, "Learning
+Watched are errors, labels and scores, overall and in every declared segment, and every feature, in segments if wanted. The
+values are taken together in blocks of 32. The first 40 blocks say what is usual; from then on ADWIN (Bifet and Gavalda 2007, "Learning
 from time-changing data with adaptive windowing", SIAM SDM) watches the standardised block means. Blocks make it as good
 as blind to short bursts and autocorrelation, which have ADWIN on single values cry wolf every few thousand events.
 
@@ -26,7 +26,7 @@ import msgspec
 from stream.core.digest import state_digest
 from stream.core.drift_features import Features
 from stream.core.drift_series import BLOCK, Alarm
-from stream.core.drift_signals import Scope, measured_of
+from stream.core.drift_signals import Row, Scope, measured_of
 from stream.core.lean_pickle import dump_model, load_model
 from stream.core.segments import segment_values, told_apart
 from stream.errors import SnapshotRefused
@@ -40,8 +40,7 @@ DELTA = 0.002  # ADWIN's own default: measured, no false alarm in 2 million inde
 EVENTS_PER_DELTA = 100_000
 LAYOUT = 2  # of the state; one more whenever what is watched with keeps other things
 
-# Offset, Kafka timestamp, error, label, score, event time, features.
-_Row = tuple[int, int, float, Any, float, int, dict[str, Any]]
+_Row = tuple[int, int, Row]  # offset, Kafka timestamp
 
 
 class DriftWatch:
@@ -59,22 +58,23 @@ class DriftWatch:
         watched = [name for name in ("error", "label", "score") if settings and getattr(settings, name + "s")]
         names = pipeline.feature_names if settings and settings.features else ()
         scopes = 1 + self._values_max * len(self._segments)
-        monitors = len(watched) * scopes + 2 * len(names)
+        self._features_too = bool(settings and settings.segment_features)
+        monitors = len(watched) * scopes + 2 * len(names) * (scopes if self._features_too else 1)
         per = settings.false_alarms_per if settings else EVENTS_PER_DELTA
         delta = DELTA * EVENTS_PER_DELTA / per / max(1, monitors)
         self._watched = watched
         self._detector = settings.detector if settings else None
         self._measured = measured_of(pipeline.task, self._detector)
         self._delta = delta
-        self._overall = self._scope()
-        self._by_segment: dict[str, dict[str, Scope]] = {name: {} for name in self._segments}
         windows = {feature.name: feature.window_ms for feature in pipeline.entity_features if feature.window}
         texts = {name for name, feature in pipeline.declared.items() if feature.type is str}
         texts |= {
             feature.name for feature in pipeline.entity_features if feature.kind == "last" and feature.field in texts
         }
-        windows = {name: windows.get(name, 0) for name in names}
-        self._features = Features(windows, texts, delta)
+        self._windows = windows = {name: windows.get(name, 0) for name in names}
+        self._texts = texts
+        self._overall = self._scope(features=True)
+        self._by_segment: dict[str, dict[str, Scope]] = {name: {} for name in self._segments}
         self._watches = bool(watched or names)
         self._pending: list[tuple[int, int, Example, Served]] = []
         self._taken: list[_Row] = []  # of a block that a restored state had begun
@@ -92,12 +92,14 @@ class DriftWatch:
                 self._values_max,
                 watched,
                 delta,
+                self._features_too,
                 state_digest(self._detector()) if self._detector is not None else None,
             )
         )
 
-    def _scope(self) -> Scope:
-        return Scope(self._watched, self._task, self._delta, self._detector)
+    def _scope(self, *, features: bool) -> Scope:
+        watched = Features(self._windows if features else {}, self._texts, self._delta)
+        return Scope(self._watched, self._task, self._delta, self._detector, watched)
 
     def update(self, example: Example, served: Served, offset: int, at_ms: int) -> DriftMessage | None:
         """Take one example; a message where a drift begins. Looked at are whole blocks."""
@@ -115,35 +117,31 @@ class DriftWatch:
         measured, rows = self._measured, list(self._taken)
         for offset, at_ms, example, served in self._pending:
             error, label, score = measured(example.label, served)
-            rows.append((offset, at_ms, error, label, score, example.occurred_at_ms, example.features))
+            rows.append((offset, at_ms, (error, label, score, example.occurred_at_ms, example.features)))
         return rows
 
     def _block(self, rows: list[_Row]) -> DriftMessage | None:
         alarms: list[Alarm] = []
-        offsets, times, *signals, event_times, features = zip(*rows, strict=True)
-        self._offset = offsets[-1]
-        if self._watched:
-            self._overall.block(offsets[0], signals, None, alarms)
-            if self._segments:
-                self._block_of_segments(rows, alarms)
-        if self._features.names:
-            self._features.block(offsets[0], event_times[-1], features, alarms)
+        self._offset, at_ms, _ = rows[-1]
+        self._overall.block(rows[0][0], [row for _, _, row in rows], None, alarms)
+        if self._segments and (self._watched or self._features_too):
+            self._block_of_segments(rows, alarms)
         if not alarms:
             return None
         told = [alarm for alarm in alarms if self._is_told(alarm)]
         for alarm in alarms:
             if alarm not in told:
                 alarm.restart()
-        return self._drift(told, offsets[-1], times[-1]) if told else None
+        return self._drift(told, self._offset, at_ms) if told else None
 
     def _block_of_segments(self, rows: list[_Row], alarms: list[Alarm]) -> None:
-        for offset, _, *signals, _, features in rows:
-            for segment, value in segment_values(self._segments, features):
+        for offset, _, row in rows:
+            for segment, value in segment_values(self._segments, row[-1]):
                 scopes = self._by_segment[segment]
                 value = told_apart(value, scopes, self._values_max)
                 if value not in scopes:
-                    scopes[value] = self._scope()
-                scopes[value].add(offset, signals, f"{segment}={value}", alarms)
+                    scopes[value] = self._scope(features=self._features_too)
+                scopes[value].add(offset, row, f"{segment}={value}", alarms)
 
     def _is_told(self, alarm: Alarm) -> bool:
         if alarm.signal == "error":
@@ -153,7 +151,8 @@ class DriftWatch:
         if alarm.severity < self._shift_min:
             return False
         # A score that moves while no feature does is a model that learns.
-        return alarm.signal != "score" or not self._features.names or bool(self._features.moved(alarm.from_offset))
+        features = self._overall.features
+        return alarm.signal != "score" or not features.names or bool(features.moved(alarm.from_offset))
 
     def _drift(self, alarms: list[Alarm], offset: int, at_ms: int) -> DriftMessage | None:
         """The first alarm begins an episode. To it belong those that come while it lasts, and later ones, of a rare segment
@@ -189,8 +188,15 @@ class DriftWatch:
             from_offset=alarm.from_offset,
             to_offset=offset + 1,
             detected_at_ms=at_ms,
-            moved=self._features.moved(alarm.from_offset),
+            moved=self._features_of(alarm.segment).moved(alarm.from_offset),
         )
+
+    def _features_of(self, segment: str | None) -> Features:
+        """Where it was noticed, if they are watched there."""
+        if segment is None or not self._features_too:
+            return self._overall.features
+        name, _, value = segment.partition("=")
+        return self._by_segment[name][value].features
 
     @property
     def lasts(self) -> bool:
@@ -201,7 +207,7 @@ class DriftWatch:
         """For people: is an episode open, how many were there, how many monitors watch already, how often did a user's
         detector raise.
         """
-        ready = [flag for scope in self._scopes() for flag in scope.ready()] + self._features.ready()
+        ready = [flag for scope in self._scopes() for flag in scope.ready()]
         return {
             "episode": self._episode if self.lasts else None,
             "episodes": self._episodes,
@@ -214,7 +220,7 @@ class DriftWatch:
 
     def to_state(self) -> bytes:
         """Raises SnapshotRefused for a user's detector that cannot be written."""
-        parts = (self._overall, self._by_segment, self._features, self._rows())
+        parts = (self._overall, self._by_segment, self._rows())
         counters = (self._offset, self._episodes, self._episode, self._last_alarm)
         return msgspec.msgpack.encode([self._plan, counters, dump_model(parts)])
 
@@ -228,7 +234,7 @@ class DriftWatch:
             restored = load_model(parts, extra_allowed=extra_allowed)
         except SnapshotRefused:
             return False
-        self._overall, self._by_segment, self._features, self._taken = restored
+        self._overall, self._by_segment, self._taken = restored
         self._room = BLOCK - len(self._taken)
         for scope in self._scopes():
             scope.bind(self._detector)

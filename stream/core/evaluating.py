@@ -33,6 +33,7 @@ from stream.core.sheets import (
     two_class,
     window_sums,
 )
+from stream.lifecycle import METRICS
 from stream.messages import LabelValue, Served
 
 __all__ = ["KEY_FIGURE", "SYSTEMS", "Evaluation", "loss_of"]
@@ -43,7 +44,7 @@ HUGE = 1e150  # the square of a larger one would not be finite
 PROBABILITY_MIN = 1e-6  # log loss of a probability of 0 is that of this
 SYSTEMS = ("model", "persistence", "prior")
 # The one figure that shows best how good a model is.
-KEY_FIGURE = {"regression": "mae", "binary": "average_precision", "anomaly": "roc_auc", "multiclass": "accuracy"}
+KEY_FIGURE = {task: names[0] for task, names in METRICS.items()}
 
 
 class _State(msgspec.Struct, array_like=True):

@@ -20,7 +20,7 @@ import msgspec
 from stream.boosting import is_batch_trained
 from stream.core.accelerating import compile_learner
 from stream.core.baselines import Baselines
-from stream.core.evaluating import KEY_FIGURE, Evaluation
+from stream.core.evaluating import Evaluation
 from stream.core.examples import BOUND_EVERY, LEARNED, ExampleParser, Repeats, teach
 from stream.core.explaining import Scorer, compile_scorer
 from stream.core.guarding import TreeBound
@@ -71,7 +71,7 @@ class Judged(msgspec.Struct, frozen=True):
     """What an evaluation says.
 
     Args:
-        figure: the task's key figure over all scored lessons; None if it is not defined there.
+        figure: the pipeline's metric over all scored lessons; None if it is not defined there.
         labels: how many were scored.
         report: as `Evaluation.report()`.
         segments: segment -> value -> report, if asked for.
@@ -280,7 +280,7 @@ class _Run:
             self._bound.enforce()
 
     def figure(self) -> float | None:
-        value: float | None = self._evaluation.report()["overall"]["model"].get(KEY_FIGURE[self._pipeline.task])
+        value: float | None = self._evaluation.report()["overall"]["model"].get(self._pipeline.metric)
         return value
 
     def judged(self, labels: int) -> Judged:

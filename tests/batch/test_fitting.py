@@ -242,6 +242,15 @@ def test_a_verdict_says_why():
     assert verdict["figures"]["gain"] == pytest.approx(0.1)
 
 
+def test_a_candidate_is_judged_by_the_metric_that_is_declared():
+    pipeline = rules(metric="log_loss")
+    assert judge(pipeline, judged(0.2), judged(0.3), SIZES)["accepted"]
+    worse = judge(pipeline, judged(0.3), judged(0.2), SIZES)
+    assert "it is worse by 0.1" in worse["why"]
+    assert "Log loss 0.3 against the champion's 0.2" in worse["why"]
+    assert "(lower is better)" in worse["why"]
+
+
 @pytest.mark.parametrize(
     ("changes", "candidate", "champion", "sizes", "why"),
     [

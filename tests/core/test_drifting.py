@@ -172,6 +172,37 @@ def test_a_small_move_is_let_pass():
     assert found[0][0].severity < 0.3
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_feature_that_moves_in_one_segment_is_told_there_if_it_is_watched_there(seed: int):
+    """Where a third moves up and another third down, no mean of all moves; nor does its spread, as it was wide before."""
+    moves = {"a": 1.0, "b": -1.0, "c": 0.0}
+
+    def make(rng: random.Random, i: int) -> tuple[dict[str, Any], Any, float]:
+        x, label, p = steady(rng, i)
+        shop = rng.choice("abc")
+        middle = moves[shop] if i >= 15_000 else rng.choice((-1.0, 1.0)) if shop != "c" else 0.0
+        return {**x, "shop": shop, "amount": middle + rng.gauss(0, 0.3)}, label, p
+
+    def found(*, there: bool) -> list[Message]:
+        settings = Drift(labels=False, scores=False, segment_features=there)
+        watch = DriftWatch(watched(segments=("shop",), drift=settings), 0)
+        drifts = []
+        for first, part in ((0, 11_000), (11_000, 19_000)):
+            stream = list(examples(make, 30_000, seed=seed))[first : first + part]
+            drifts += run(watch, stream)
+            again = DriftWatch(watched(segments=("shop",), drift=settings), 0)
+            assert again.restore(watch.to_state())
+            watch = again
+        return drifts
+
+    assert found(there=False) == []
+    (drift,) = found(there=True)
+    assert (drift.signal, drift.segment) in {("feature:amount", "shop=a"), ("feature:amount", "shop=b")}
+    assert abs(drift.from_offset - 15_000) < 3 * 4 * 3 * BLOCK
+    assert drift.moved[0].feature == "amount"
+    assert drift.moved[0].how == ("higher" if drift.segment == "shop=a" else "lower")
+
+
 def test_a_history_that_fills_up_is_no_drift():
     """At first every entity's history is short; a mean over 20 minutes settles when 20 minutes have passed."""
 
@@ -419,6 +450,7 @@ def test_the_change_point_is_the_likeliest_split():
     [
         ({"drift": "yes"}, "drift"),
         ({"drift": Drift(errors=1)}, "drift.errors"),  # type: ignore[arg-type]
+        ({"drift": Drift(segment_features="yes")}, "drift.segment_features"),  # type: ignore[arg-type]
         ({"drift": Drift(false_alarms_per=10)}, "drift.false_alarms_per"),
         ({"drift": Drift(episode=0)}, "drift.episode"),
         ({"drift": Drift(shift_min=-1)}, "drift.shift_min"),

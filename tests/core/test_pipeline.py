@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stream import Explain, Labels, Pipeline, entity, number
+from stream import Explain, Labels, Pipeline, Retrain, entity, number
 from stream.errors import ConfigurationError
 from stream.pipeline import Feature, Limits
 from tests.support.records import logistic, pipeline_of
@@ -41,6 +41,7 @@ from tests.support.records import logistic, pipeline_of
         ({"task": "multiclass", "labels": Labels(classes=("a", "a"))}, "labels.classes", "'a'", "two or more"),
         ({"labels": Labels(early_max=-1)}, "labels.early_max", "-1", "0 to"),
         ({"labels": Labels(source_share_max={"person:": 2.0})}, "labels.source_share_max", "2.0", "person:"),
+        ({"retrain": Retrain(metric="mae")}, "retrain.metric", "mae", "log_loss"),
         ({"labels": Labels(source_times_max={"person:": 0})}, "labels.source_times_max", "0", "trainee"),
         ({"entity_features": ["count"]}, "entity_features[0]", "count", "entity.count"),
         ({"entity_features": [entity.mean("amuont", "1h")]}, "entity_features[0].field", "amuont", "declared: amount"),
