@@ -52,6 +52,7 @@ CHANGE_AT, AFTER = 6_000, 3_000
 def run(quick: bool) -> None:
     _false_alarms(quick)
     _delays(quick)
+    _in_time_order()
     _payments(quick)
     _cost()
 
@@ -199,7 +200,8 @@ def _delays(quick: bool) -> None:
             for name, found in _alarms(stream).items():
                 delays[name] += [next((at - CHANGE_AT for at in found if at >= CHANGE_AT), AFTER)]
         _report_delay(f"error_{before}_to_{after}", delays)
-    for name in ("harvard_sine_0123_abrupto.csv", "harvard_stagger_0120_abrupto.csv"):
+    harvard = ("sine_0123_abrupto", "stagger_0120_abrupto", "sea_0123_abrupto_noise_0.2")
+    for name in (f"harvard_{one}.csv" for one in harvard):
         if not (DATA / name).exists():
             print(f"drift.delay.{name} left out: no data", file=sys.stderr)
             continue
@@ -213,6 +215,21 @@ def _delays(quick: bool) -> None:
             }
             surplus = {detector: sum(a < 10_000 or a % 10_000 >= 5_000 for a in its) for detector, its in found.items()}
             _report_delay(f"{name.split('_')[1]}_{kind}", delays, surplus)
+
+
+def _in_time_order() -> None:
+    """Electricity prices as they came: the world moves all the time, and nobody knows when."""
+    if not (DATA / "elec2_electricity.zip").exists():
+        print("drift.alarms.elec2_in_time_order left out: no data", file=sys.stderr)
+        return
+    for kind, model in (("hoeffding_tree", _tree), ("logistic", _logistic)):
+        counts = {
+            detector: len(found) for detector, found in _alarms(_learned(_floats(elec2()), model(), 50_000)).items()
+        }
+        figure(
+            f"drift.alarms.elec2_in_time_order_{kind}", counts.pop(OURS), "in 45,312 events", ratio_to="River's detectors",
+            **counts,
+        )  # fmt: skip
 
 
 def _payments(quick: bool) -> None:
