@@ -44,7 +44,9 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]], str]]]] = [
         [
             ("Who answers", "short", [('driftloop_slot{pipeline="$pipeline"}', "{{slot}} {{base}}")], "timeseries"),
             ("What became of models, in a day", "short", [
-                ('sum by (action) (increase(driftloop_releases_total{pipeline="$pipeline"}[1d]))', "{{action}}")], "timeseries"),
+                # Not increase(): the learner may be another instance by then.
+                ('max by (action) (driftloop_releases_total{pipeline="$pipeline"}) - min by (action)'
+                 ' (min_over_time(driftloop_releases_total{pipeline="$pipeline"}[1d]))', "{{action}}")], "timeseries"),
             ("Features that moved", "percentunit", [
                 ('topk(8, driftloop_feature_distance_ratio{pipeline="$pipeline"})', "{{feature}}")], "timeseries"),
         ],

@@ -82,7 +82,10 @@ class ArchivedHistory:
             return float if float in types else int
         if len(types) > 1 or types == {type(None)}:
             raise ConfigurationError(
-                "features", name, f"the archive has values of types {', '.join(sorted(t.__name__ for t in types))}"
+                "features",
+                name,
+                f"the archive has values of types {', '.join(sorted(t.__name__ for t in types))}, a feature has one: "
+                "replay `topics` or a file instead",
             )
         return next(iter(types))
 

@@ -22,7 +22,7 @@ from stream.core.learning import LearnStep, open_for_serving
 from stream.core.records import Record
 from stream.core.scoring import LiveModel
 from stream.errors import ConfigurationError
-from stream.messages import ModelRef, Prediction
+from stream.messages import CHAMPION, ModelRef, Prediction
 from stream.pipeline import Pipeline
 from stream.ports import Outgoing
 
@@ -43,7 +43,7 @@ class ExactReplay(msgspec.Struct, frozen=True):
     equal: int  # of them, byte for byte: value, key and timestamp
     only_live: int  # the replay gave none
     only_replayed: int  # live gave none
-    not_rebuilt: int  # live predictions of versions that `examples` does not hold; not compared
+    not_rebuilt: int  # live predictions of versions that `examples` does not hold, or beside a champion; not compared
     versions: int  # models built anew
     versions_held_max: int  # at the same time
     first_difference: str | None
@@ -70,6 +70,7 @@ class LivePredictions:
         self._from = dict(partitions_from or {})
         self.versions: dict[tuple[int, int], str] = {}
         self.unanswered: dict[tuple[int, int], str] = {}  # events of an earlier state, by what a repeat of theirs says
+        self.beside: set[tuple[int, int]] = set()  # answered by the model beside the champion
         self.repeated: set[tuple[int, int]] = set()  # answered from memory, without a model
         self.newest: dict[int, int] = {}  # by partition, the last event that has a prediction
         self.digests: dict[tuple[int, int], bytes] = {}
@@ -87,6 +88,7 @@ class LivePredictions:
             return
         version = prediction.model.version
         self.versions[place] = self._names.setdefault(version, version)
+        (self.beside.discard if prediction.model.slot == CHAMPION else self.beside.add)(place)
         (self.repeated.discard if prediction.duplicate_of is None else self.repeated.add)(place)
         first = prediction.duplicate_of
         if first is not None and self.before((first.partition, first.offset)):
@@ -229,6 +231,8 @@ class _Exact:
 
     def comparable(self, place: tuple[int, int]) -> bool:
         """Whether the replay can be expected to give this prediction."""
+        if place in self._live.beside:  # who was champion then is not known here
+            return False
         offset = self._versions.offset_of(self._live.versions[place])
         return offset is not None and offset not in self._missing
 

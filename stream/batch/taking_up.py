@@ -88,7 +88,9 @@ def _attempt(
         if not kept(*sort_in(inbox, records, next_offset, run_id=run_id, ends=ends, now_ms=now_ms, retrain=retrain)):
             return None
     late = overdue(inbox, run_id=run_id, now_ms=now_ms)
-    failed = late is not None and not has_answered(ArtifactFiles(settings.artifact_url, pipeline.name), late.run_id)
+    failed = None
+    if late is not None:
+        failed = not has_answered(ArtifactFiles(settings.artifact_url, pipeline.name), late.run_id)
     settled, answer = settle(inbox, run_id=run_id, ends=ends, now_ms=now_ms, retrain=retrain, failed=failed)
     if not kept(settled, []):
         return None

@@ -12,6 +12,9 @@ from stream.messages import Source
 __all__ = ["Answers", "source_of"]
 
 
+DEAD, PREDICTED = 1, 2
+
+
 class _Answer(msgspec.Struct):
     source: Source
 
@@ -40,7 +43,8 @@ class Answers:
     def add(self, offset: int, *, prediction: bool) -> None:
         """This event has a prediction, or a dead letter."""
         if 0 <= offset - self._low < len(self._marks):
-            self._marks[offset - self._low] = 1
+            at = offset - self._low
+            self._marks[at] = PREDICTED if prediction else max(self._marks[at], DEAD)
             if prediction:
                 self._predicted = max(self._predicted, offset)
 
@@ -75,7 +79,10 @@ class Answers:
 
     def _gap(self) -> int | None:
         """The first offset without an answer between two with one."""
-        first, end = self._marks.find(1), self._end() - self._low
+        # Dead letters are kept longer than predictions: one from before says nothing of the events behind it.
+        first, end = self._marks.find(PREDICTED), self._end() - self._low
+        if first < 0:
+            first = self._marks.find(DEAD)
         found = self._marks.find(0, first) if first >= 0 else -1
         return self._low + found if 0 <= found < end else None
 
@@ -85,5 +92,5 @@ class Answers:
         return (0, 0) if gap is None else (gap, self._end())
 
     def _end(self) -> int:
-        last = self._marks.rfind(1)
+        last = max(self._marks.rfind(DEAD), self._marks.rfind(PREDICTED))
         return self._low + last + 1 if last >= 0 else 0

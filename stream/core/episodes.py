@@ -36,6 +36,7 @@ class Episode(msgspec.Struct, frozen=True, kw_only=True):
     cool_until_ms: int
     started_ms: int = 0  # when that run was started; 0: not known, it was before this was noted
     restarts: int = 0  # runs started in place of one that failed, since the last that was not
+    answered: bool = False  # that run has come to its end: nobody need look again
 
 
 class Inbox(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,7 +133,7 @@ def sort_in(
 def overdue(inbox: Inbox, *, run_id: str, now_ms: int) -> Episode | None:
     """The episode, if the run last started for it should have come to an end: then look whether it has left an answer."""
     episode = inbox.episode
-    if episode is None or episode.run_id == run_id or not episode.started_ms:
+    if episode is None or episode.run_id == run_id or not episode.started_ms or episode.answered:
         return None
     tries = len(RESTART_AFTER_MS)
     if episode.restarts > tries:  # given up
@@ -141,14 +142,18 @@ def overdue(inbox: Inbox, *, run_id: str, now_ms: int) -> Episode | None:
 
 
 def settle(
-    inbox: Inbox, *, run_id: str, ends: Mapping[int, int], now_ms: int, retrain: Retrain, failed: bool = False
+    inbox: Inbox, *, run_id: str, ends: Mapping[int, int], now_ms: int, retrain: Retrain, failed: bool | None = None
 ) -> tuple[Inbox, TakeUp]:
     """After all that arrived is sorted in: does this run go on? A run that was let go is let go again.
 
     Args:
-        failed: the run of the `overdue` episode is over and has left no answer. This one takes its place.
+        failed: the run of the `overdue` episode is over and has left no answer. This one takes its place. False: it has left
+            one, which is noted, for answers are not kept for ever. None: it is not overdue.
     """
     episode = inbox.episode
+    if episode is not None and failed is False:
+        episode = msgspec.structs.replace(episode, answered=True)
+        inbox = msgspec.structs.replace(inbox, episode=episode)
     if episode is not None and episode.run_id != run_id:
         end = ends.get(episode.drift.shard, 0)
         stage = _stage(episode.drift, end, retrain)
@@ -157,7 +162,14 @@ def settle(
             inbox = _with(inbox, episode, held=None)
         elif stage > episode.stage:
             episode = msgspec.structs.replace(
-                episode, run_id=run_id, why="follow_up", stage=stage, covered_to=end, started_ms=now_ms, restarts=0
+                episode,
+                run_id=run_id,
+                why="follow_up",
+                stage=stage,
+                covered_to=end,
+                started_ms=now_ms,
+                restarts=0,
+                answered=False,
             )
             inbox = _with(inbox, episode, held=inbox.held)
         elif failed:

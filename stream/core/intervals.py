@@ -7,7 +7,8 @@ bound is wrong, at any time at all, with probability alpha at most; and as 0 is 
 evidence suffices, and not before.
 
 What it is of: the mean of blocks, each cut at three standard deviations of the blocks before it, on either side of that mean, as the
-test is; and taken as the same in every block. If it changes, the bounds are about its average so far, and promise less. While all blocks were equal there is no unit, and no bound; the test bets all the same.
+test is; and taken as the same in every block. If it changes, the bounds are about its average so far, and promise less. While
+all blocks were equal there is no unit, and no bound; the test bets all the same.
 """
 
 from __future__ import annotations

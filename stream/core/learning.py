@@ -236,6 +236,7 @@ class LearnStep:
         served = example.served.get(example.slot)
         if served is not None:
             self._evaluation.update(example.label, served)
+            # Defaults bore a propensity once, and examples are kept.
             if self._unbiased is not None and example.propensity is not None and timing != "default":
                 self._unbiased.update(example.label, served, example.propensity)
             if self._segments:
@@ -339,7 +340,8 @@ class LearnStep:
             self.slots.drop(slot, "size", words, self.offset, self._at_ms)
         if len(models[CHAMPION]) > limit:
             words = f"the model has grown to {len(models[CHAMPION])} bytes, limits.snapshot_bytes_max is {limit}"
-            if PREVIOUS not in models:
+            trial = self.slots.trial
+            if PREVIOUS not in models or trial is None or trial.stage != "probation":
                 raise DriftloopError(f"{words}: bound the model, or raise the limit")
             self.slots.drop(CHAMPION, "size", words, self.offset, self._at_ms)
             models = {CHAMPION: models[PREVIOUS]}

@@ -113,6 +113,8 @@ class ScoreStep:
         self._message = form.message
         # Of other tasks an answer is built of floats and booleans, which can be written (see `compile_scorer`).
         self._tries_answers = not form.outbox and pipeline.task == "multiclass"
+        # Where another model may stand in, an answer that cannot be written is found while it still may.
+        self._tries_beside = pipeline.task == "multiclass"
         self.meta = msgspec.json.decode(acquired.meta, type=Meta) if acquired.meta else Meta()
         self._events_topic = self._names.events
         self._entities_max = entities_max
@@ -128,7 +130,9 @@ class ScoreStep:
         self._labeller: Labeller | None = None
         if pipeline.labelling:
             self._labeller = Labeller(pipeline, partition, partitions, self.meta.labelling)
-        self.rejected = 0  # records of the last batch; kept labels that its passing of time has expired are not of it
+        # Records of the last batch that are wrong in themselves: not kept labels whose time it has ended, nor what a rule of
+        # the pipeline's own turns away.
+        self.rejected = 0
 
     # -- before the fetch ------------------------------------------------------------------------------------------
 
@@ -205,7 +209,7 @@ class ScoreStep:
                 else:
                     self._label(record, *item)
             except RecordRejected as rejected:
-                self.rejected += 1
+                self.rejected += rejected.code != "label_source_capped"
                 self._dead_letter(record, rejected)
             offsets[record.topic] = record.offset + 1
         return self._finish(generation_before), self._out
@@ -232,8 +236,10 @@ class ScoreStep:
         answer, failed = NO_ANSWER, None
         try:
             answer = model.scorer(x)
+            if self._tries_beside and model.beside is not None:
+                _encode_json((answer.prediction, answer.probabilities, answer.explanation))
         except Exception as error:  # noqa: BLE001 - told below
-            failed = error
+            answer, failed = NO_ANSWER, error
         beside, other, given, ref = None, None, answer, model.ref
         if model.beside is not None:
             beside, other = _beside(model.beside, event.entity_id, x, instead=failed is not None)
@@ -499,10 +505,10 @@ def dead_letter(record: Record, rejected: RecordRejected, stage: str, names: Top
 def _beside(
     model: BesideModel, entity_id: str, x: dict[str, Any], *, instead: bool = False
 ) -> tuple[Beside, Answer | None]:
-    """What the other model says, to be remembered, and its answer. Whatever it does, the champion's answer stands.
+    """What the other model says, to be remembered, and its answer. If it fails, the champion's answer stands.
 
     Args:
-        instead: the champion has failed; a former champion answers then, a candidate in shadow does not.
+        instead: the champion has failed; a former champion answers then, a candidate only the entities of its share.
     """
     slot, version = model.ref.slot, model.ref.version
     try:

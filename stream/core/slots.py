@@ -4,7 +4,7 @@
 |------------|-----------------------------|--------|----------------------------------------|
 | champion   | all entities but the share  | yes    |                                        |
 | challenger | a share of entities, from 0 | yes    | yes, until the trial is over           |
-| previous   | nobody                      | yes    | yes, while the new champion is on trial|
+| previous   | where a new champion fails  | yes    | yes, while that one is on trial        |
 """
 
 from __future__ import annotations
@@ -231,7 +231,8 @@ class Slots:
         """A model that cannot stay; for the champion, the former one comes back."""
         trial = self.trial
         if slot == CHAMPION:
-            self._roll_back(offset, f"rule:{rule}", reason, {}, at_ms)
+            figures = trial.figures(self._pipeline.task) if trial is not None else {}
+            self._roll_back(offset, f"rule:{rule}", reason, figures, at_ms)
             return
         if slot == CHALLENGER:
             self._reject(offset, f"rule:{rule}", reason, {}, at_ms)

@@ -185,6 +185,18 @@ def test_versions_that_examples_do_not_hold_are_not_compared():
     assert found.equal == found.predictions == len(its.predictions) - found.not_rebuilt
 
 
+def test_what_a_former_champion_answered_in_anothers_place_is_not_compared():
+    records = card_stream(800)
+    its = Live(cards(), records)
+    value = msgspec.json.decode(its.predictions[300].value or b"")
+    value["model"]["slot"] = "previous"
+    its.predictions[300] = msgspec.structs.replace(its.predictions[300], value=msgspec.json.encode(value))
+    found = compare(cards(), records, its.predictions, its.examples)
+    assert found.same
+    assert found.not_rebuilt == 1
+    assert not found.complete
+
+
 @pytest.mark.parametrize("explain", [True, False])
 def test_a_tree(explain: bool):
     from river import tree

@@ -30,7 +30,7 @@ class Taker:
         self.outcomes: list[Outcome] = []
 
     def take(
-        self, run_id: str, arrived: list[Drift | None], end: int, now_ms: int = 0, *, failed: bool = False
+        self, run_id: str, arrived: list[Drift | None], end: int, now_ms: int = 0, *, failed: bool | None = None
     ) -> TakeUp:
         offset = self.inbox.next_offset
         records = list(enumerate(arrived, offset))
@@ -41,7 +41,7 @@ class Taker:
         self.outcomes += outcomes
         late = overdue(self.inbox, run_id=run_id, now_ms=now_ms) is not None
         self.inbox, answer = settle(
-            self.inbox, run_id=run_id, ends=ends, now_ms=now_ms, retrain=RETRAIN, failed=late and failed
+            self.inbox, run_id=run_id, ends=ends, now_ms=now_ms, retrain=RETRAIN, failed=failed if late else None
         )
         return answer
 
@@ -136,6 +136,17 @@ def test_a_run_that_left_no_answer_is_started_again_a_bounded_number_of_times_ev
             assert taker.take(f"m{minute}", [], end=1_200, now_ms=2 + minute * minute_ms) == answer
     assert began == [15, 15 + 60, 15 + 60 + 240, 15 + 60 + 240 + 960]
     assert taker.inbox.totals == {"retrained": 1, "runs.drift": 1, "runs.restart": 4, "given_up": 1}
+
+
+def test_a_run_that_has_answered_is_not_started_again_though_its_answer_be_gone_later():
+    taker = Taker()
+    taker.take("r0", [drift(1, 1_000)], end=1_100)
+    assert taker.take("r1", [], end=1_100, now_ms=RESTART_AFTER_MS[0], failed=False).go is False
+    assert taker.take("r2", [], end=1_100, now_ms=1_000 * RESTART_AFTER_MS[-1], failed=True).why == "nothing_new"
+    follow_up = taker.take("r3", [], end=1_000 + RETRAIN.follow_ups[0], now_ms=1_001 * RESTART_AFTER_MS[-1])
+    assert follow_up.why == "follow_up"  # which may fail, too
+    late_ms = 1_001 * RESTART_AFTER_MS[-1] + RESTART_AFTER_MS[0]
+    assert taker.take("r4", [], end=1_000 + RETRAIN.follow_ups[0], now_ms=late_ms, failed=True).why == "restart"
 
 
 def test_a_follow_up_or_a_kept_drift_goes_before_a_restart_and_may_be_restarted_itself():

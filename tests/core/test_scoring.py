@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from river import base, linear_model
 
 from stream import Explain, Labels, entity, number
+from stream.core.explaining import Answer
 from stream.core.forms import EXAMPLES_ONLY, IN_PROCESS, encoded
 from stream.core.records import Record
 from stream.core.scoring import BesideModel, ScoreStep
@@ -113,6 +114,18 @@ def test_where_a_new_champion_fails_the_former_one_answers_and_the_judge_is_told
     assert example["slot"] == "previous"
     assert example["served"]["champion"] == {"version": "base@0", "prediction": None, "failed": True}
     assert example["served"]["previous"]["probabilities"] == {"false": 0.5, "true": 0.5}
+
+
+def test_where_an_answer_cannot_be_written_the_former_champion_stands_in_too():
+    pipeline = pipeline_of(task="multiclass", model=lambda params: linear_model.SoftmaxRegression())
+    odd = live_model(pipeline)._replace(
+        scorer=lambda x: Answer(object(), None, None, None),  # type: ignore[arg-type]
+        beside=BesideModel(ModelRef("cards", "other@0", "previous"), lambda x: Answer("a", {"a": 1.0}, None, None)),
+    )
+    outcome = run(pipeline, [[event(0, "e"), label(0, "e", "a")]], odd)
+    assert [value["model"]["slot"] for value in outcome.values("predictions")] == ["previous"]
+    (example,) = outcome.values("examples")
+    assert example["served"]["champion"]["failed"]
 
 
 @pytest.mark.parametrize("form", [IN_PROCESS, EXAMPLES_ONLY])

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
+from stream import Labels
 from stream.adapters.memory import MemoryPublisher, MemoryStateStore
 from stream.core.records import Record
 from stream.errors import StartupRefused
+from stream.pipeline import Pipeline
 from stream.worker.score import ScorePartition
 from tests.support.partition import live_model
 from tests.support.records import event, label, pipeline_of
 
 
-def process(*batches: list[Record], share: float = 0.9) -> MemoryStateStore:
-    pipeline = pipeline_of()
+def process(*batches: list[Record], share: float = 0.9, pipeline: Pipeline | None = None) -> MemoryStateStore:
+    pipeline = pipeline or pipeline_of()
 
     async def work() -> MemoryStateStore:
         store, model = MemoryStateStore(), live_model(pipeline)
@@ -46,6 +49,15 @@ def test_nearly_all_wrong():
         process(bad(250))
     assert error.value.code == "mostly_dead_letters"
     process(bad(250), share=1.0)
+
+
+def test_a_source_that_has_had_its_share_stops_nobody():
+    """That is what the cap is for: its labels are dead letters, the others go on."""
+    rules = Labels(source_share_max={"bank": 0.3})
+    store = process(good(600), *([one] for one in labels(600)), pipeline=pipeline_of(labels=rules))
+    counts = msgspec.json.decode(store.partitions[0].meta or b"")["counts"]
+    assert counts["dead_letters.label_source_capped"] > 400
+    assert counts["predictions"] == 600
 
 
 def test_a_handful_is_nothing():
