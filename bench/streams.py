@@ -98,9 +98,9 @@ def _stream(name: str, figure: str, events: list[Event]) -> Stream:
     families = ("adaptive_tree", "naive_bayes", "boosted")
     pipeline = Pipeline(
         name="quality", task="multiclass" if multiclass else "binary", features=dict.fromkeys(events[0].features, float),
-        model=build, params={"family": linear, "rate": 0.05},
+        model=build, params={"family": linear, "rate": 0.01},  # River's own default
     )  # fmt: skip
-    recipes: list[Params] = [{"family": linear, "rate": rate} for rate in (0.005, 0.05, 0.5)]
+    recipes: list[Params] = [{"family": linear, "rate": rate} for rate in (0.001, 0.01, 0.1)]
     return Stream(name, figure, pipeline, recipes + [{"family": family} for family in families], events)
 
 
