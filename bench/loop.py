@@ -6,6 +6,7 @@ drift and the candidate takes no time here; live it takes minutes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -95,7 +96,7 @@ class Live:
 
     def figure(self) -> dict[str, Any]:
         sheet = self.evaluation.report()["overall"]["model"]
-        return {name: sheet[name] for name in ("accuracy", "average_precision", "log_loss") if name in sheet}
+        return {name: sheet[name] for name in ("accuracy", "average_precision", "log_loss", "mae") if name in sheet}
 
     def fresh(self) -> None:
         """The champion begins anew, as the pipeline's first model."""
@@ -232,7 +233,8 @@ class Retraining:
         for start, params in trials:
             model = self._model(first, start, params)
             judged = evaluate(self._pipeline, model, lessons, score_from=window.score_offset, fit=start == "scratch")
-            found.append((judged.figure if judged.figure is not None else -1.0, start, params))
+            figure = -math.inf if judged.figure is None else self._pipeline.metric_sign * judged.figure
+            found.append((figure, start, params))
         _, start, params = max(found, key=lambda one: one[0])
         return start, params
 

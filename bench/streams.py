@@ -8,7 +8,9 @@ from __future__ import annotations
 import csv
 import dataclasses
 import gzip
+import io
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -21,7 +23,7 @@ from bench.drift import DATA, _harvard, elec2
 from stream import Pipeline
 from stream.adapters.file_pipelines import load_pipeline
 from stream.batch.replaying import replay
-from stream.boosting import BoostedClassifier
+from stream.boosting import BoostedClassifier, BoostedRegressor
 from stream.cli.history import from_produced
 from stream.cli.sources import Columns, read_source
 from stream.messages import Example, LabelValue
@@ -31,6 +33,10 @@ __all__ = ["Event", "Stream", "streams"]
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "payments"
 FRAUD = DATA / "fraud_handbook_2018-05-10_2018-07-09.csv.gz"
+BIKES = DATA / "bike_sharing_uci.zip"
+BIKE_FEATURES = (
+    "season", "mnth", "hr", "holiday", "weekday", "workingday", "weathersit", "temp", "atemp", "hum", "windspeed",
+)  # fmt: skip
 LEFT_OUT = ("CUSTOMER_ID", "TERMINAL_ID", "TX_TIME_SECONDS", "TX_FRAUD", "TX_FRAUD_SCENARIO")
 ENTITIES = 500  # of streams that have none
 Params = dict[str, Any]
@@ -82,8 +88,38 @@ def streams(rows: int) -> Iterator[Stream]:
         if _there(name, path):
             events = [Event(f"e{i % ENTITIES}", x, y) for i, (x, y) in enumerate(islice(read(path), rows))]
             yield _stream(name, "accuracy", events)
+    if _there("bike_sharing", BIKES):
+        yield _bike_sharing()
     if _there("fraud", FRAUD):
         yield _stream("fraud", "average_precision", list(islice(_fraud(), rows)))
+
+
+def _bike_sharing() -> Stream:
+    """Rented bikes per hour, in time order; what was counted apart (casual, registered) is left out."""
+    events = []
+    with zipfile.ZipFile(BIKES) as archive:
+        name = next(name for name in archive.namelist() if name.endswith("hour.csv"))
+        for i, row in enumerate(csv.DictReader(io.TextIOWrapper(archive.open(name)))):
+            x = {key: float(row[key]) for key in BIKE_FEATURES}
+            events.append(Event(f"e{i % ENTITIES}", x, float(row["cnt"])))
+
+    def build(params: Params) -> Any:
+        if params["family"] == "boosted":
+            return BoostedRegressor(trees=40, leaves=15, online_layer=True, seed=params["seed"])
+        if params["family"] == "adaptive_tree":
+            return tree.HoeffdingAdaptiveTreeRegressor(seed=params["seed"])
+        rate = params["rate"]  # with the remedies that `driftloop check` names: without them it explodes
+        linear = linear_model.LinearRegression(optim.SGD(rate), intercept_lr=rate, clip_gradient=100)
+        return preprocessing.TargetStandardScaler(regressor=preprocessing.StandardScaler() | linear)
+
+    pipeline = Pipeline(
+        name="quality", task="regression", features=dict.fromkeys(BIKE_FEATURES, float), model=build,
+        params={"family": "linear", "rate": 0.01},
+    )  # fmt: skip
+    recipes: list[Params] = [{"family": "linear", "rate": rate} for rate in (0.001, 0.01, 0.1)]
+    return Stream(
+        "bike_sharing", "mae", pipeline, [*recipes, {"family": "adaptive_tree"}, {"family": "boosted"}], events
+    )
 
 
 def _there(name: str, path: Path) -> bool:
