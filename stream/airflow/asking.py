@@ -53,7 +53,8 @@ class AskOperator(HITLOperator):
             self._wait(asked["at"])
         left = datetime.fromisoformat(asked["at"]) + self.within - datetime.now(UTC)
         if left <= timedelta(0):  # the scheduler reads what may have been answered, and wakes `execute_complete`
-            self._wait(asked["at"], TURN_MIN)
+            # Where an answer lies there already, too short a turn has the scheduler take this try, too, for a crash.
+            self._wait(asked["at"], min(TURN_MIN * instance.try_number**2, TURN_MAX))
         self.defer(
             timeout=left + GRACE,
             trigger=AnswerTrigger(

@@ -168,7 +168,7 @@ def exact(
         )
     firsts: dict[int, int] = {}
     for (topic, partition), offset in (*beginning.starts.items(), *beginning.answered.items()):
-        if topic in ("events", "predictions"):
+        if topic == "events":  # under `predictions` are those of a restored state, which are its own
             firsts[partition] = max(offset, firsts.get(partition, 0))
     live = LivePredictions(firsts)
     for m in follow(settings, names.predictions, from_start=True, to_end=True):
