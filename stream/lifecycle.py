@@ -129,6 +129,8 @@ class Objectives:
         latency_p99_ms: from an event's timestamp to its prediction.
         label_delay: half of the labels come within so long after their events ("2d").
         label_coverage: the least share of events that get a label.
+
+    Where labels come on request, quality and skill are those of all events, by inverse propensity (docs/labelling.md).
     """
 
     quality: float | None = None

@@ -30,7 +30,9 @@ ROWS: list[tuple[str, list[tuple[str, str, list[tuple[str, str]], str]]]] = [
         "Quality",
         [
             ("Figures in the window", "short", [
-                ('driftloop_quality{pipeline="$pipeline", span="window", system="model"}', "{{figure}}")], "timeseries"),
+                ('driftloop_quality{pipeline="$pipeline", span="window", system="model"}', "{{figure}}"),
+                ('driftloop_unbiased_quality{pipeline="$pipeline", span="window", system="model"}',
+                 "{{figure}}, of all events")], "timeseries"),
             ("Skill against baselines", "percentunit", [
                 ('driftloop_skill_ratio{pipeline="$pipeline", span="window"}', "{{baseline}}")], "timeseries"),
             ("Key figure by segment", "short", [

@@ -32,12 +32,13 @@ from stream.core.annotating import (
 from stream.core.label_sources import person
 from stream.errors import ConfigurationError
 from stream.lifecycle import CANNOT_TELL, SEND, SKIP, Labelling
-from stream.messages import LabelRequest
+from stream.messages import LabelRequest, LabelValue
 from stream.pipeline import Pipeline
 from stream.settings import Settings
 
-__all__ = ["annotators_agree", "put_answer", "take_requests"]
+__all__ = ["annotators_agree", "label_said", "put_answer", "take_requests"]
 
+REMARK_MAX = 500  # characters: whatever was written is kept in Redis, and shown in the next form
 MARGIN_MS = 3_600_000  # a form's answer may be under way for so long after its time is over
 
 
@@ -105,9 +106,9 @@ def put_answer(
             store.change(lambda state: give_back(state, event, claim))
             return {"outcome": "given_back", "why": "time_out" if response.get("timedout") else "skipped"}
         try:
-            label = None if chosen in (CANNOT_TELL, SKIP) else label_from_text(pipeline, _written(chosen, response))
+            label = label_said(pipeline, response)
         except ConfigurationError as error:
-            why = f"the last answer was not taken: {error}"
+            why = f"the last answer was not taken: {error}"[:REMARK_MAX]
             store.change(lambda state: give_back(state, event, claim, why))
             return {"outcome": "given_back", "why": why}
         given = Given(claim, _person(response), label)
@@ -119,6 +120,26 @@ def put_answer(
     asked = OpenRequest(b64decode(item["key"]), int(item["partition"]), msgspec.convert(item["request"], LabelRequest))
     answer(settings, pipeline, [Answer(asked, decided.label)], by=decided.by)
     return {"outcome": "declined" if decided.label is None else "answered", "why": decided.by}
+
+
+def label_said(pipeline: Pipeline, response: Mapping[str, Any]) -> LabelValue | None:
+    """The label in a form's answer; None: somebody cannot tell, or skips.
+
+    Raises:
+        ConfigurationError: what was written is no label of the pipeline. Airflow does not check it: anything that is JSON may
+            stand there, or nothing.
+    """
+    chosen = (response.get("chosen_options") or [SKIP])[0]
+    if chosen in (CANNOT_TELL, SKIP):
+        return None
+    if chosen != SEND:
+        return label_from_text(pipeline, chosen)
+    written = (response.get("params_input") or {}).get("label")
+    if written is None:
+        written = ""
+    if isinstance(written, bool) or not isinstance(written, str | int | float):
+        raise ConfigurationError("label", written, "write it as text, or as a number")
+    return label_from_text(pipeline, str(written))
 
 
 def annotators_agree(settings: Settings, name: str) -> Agreement | None:
@@ -146,11 +167,6 @@ def _item(pipeline: Pipeline, asked: OpenRequest, event: str, claim: Claim, rema
         "partition": asked.partition,
         "request": msgspec.to_builtins(asked.request),
     }
-
-
-def _written(chosen: str, response: Mapping[str, Any]) -> str:
-    """A form is not checked by Airflow: anything may stand in it, or nothing."""
-    return str((response.get("params_input") or {}).get("label") or "") if chosen == SEND else chosen
 
 
 def _person(response: Mapping[str, Any]) -> str:

@@ -95,12 +95,13 @@ def _objectives(report: PeriodReport) -> str:
         kept = {True: Markup('<span class="kept">kept</span>'), False: Markup('<span class="broken">broken</span>')}
         slots = "" if one.slots_kept is None else f"{one.slots_kept} of {one.slots_known}"
         value = NOT_KNOWN if one.figure is None else _of_objective(one.name, one.figure)
+        weighted = one.basis.startswith("unbiased")
         wanted = one.wanted
         if one.name.endswith("_ms"):
             wanted = f"{one.wanted.rpartition(' ')[0]} {duration(one.target)}"
         rows.append(
             [
-                words(one.name.removesuffix("_ms")),
+                words(one.name.removesuffix("_ms")) + (", of all events" if weighted else ""),
                 wanted,
                 value,
                 NOT_KNOWN if one.kept is None else kept[one.kept],
@@ -108,12 +109,12 @@ def _objectives(report: PeriodReport) -> str:
             ]
         )
     heading = ["", "promised", "over the period", "", "slots that kept it"]
-    note = (
-        "Latency is not in the archive: ask Prometheus."
-        if any(o.name == "latency_p99_ms" for o in report.objectives)
-        else ""
-    )
-    return section("objectives", "Objectives", note, card(table(heading, rows, name="Objectives")))
+    notes = []
+    if any(o.name == "latency_p99_ms" for o in report.objectives):
+        notes.append("Latency is not in the archive: ask Prometheus.")
+    if any(o.basis.startswith("unbiased") for o in report.objectives):
+        notes.append("Where it says of all events, labels on request are weighted by inverse propensity.")
+    return section("objectives", "Objectives", " ".join(notes), card(table(heading, rows, name="Objectives")))
 
 
 def _of_objective(name: str, value: float) -> str:

@@ -20,7 +20,7 @@ from stream.adapters.redis_models import RedisControl, RedisModelStore, examples
 from stream.adapters.redis_telemetry import RedisTelemetry
 from stream.core.beginning import Beginning
 from stream.core.estimating import estimate
-from stream.core.objectives import Judged, coverage_of
+from stream.core.objectives import UNBIASED, Judged, coverage_of
 from stream.core.remembering import Meta, summed
 from stream.errors import Unavailable
 from stream.messages import Drift
@@ -171,7 +171,10 @@ def objectives_table(judged: Sequence[Judged]) -> Table:
         table.add_column(column)
     for one in judged:
         style, word = {True: ("green", "kept"), False: ("bold red", "broken"), None: ("dim", "not known yet")}[one.kept]
-        table.add_row(words(one.name), one.wanted, figure(one.now), Text(word, style))
+        said = Text(word, style)
+        if one.basis == UNBIASED:
+            said.append("  of all events, by inverse propensity", "dim")
+        table.add_row(words(one.name), one.wanted, figure(one.now), said)
     return table
 
 

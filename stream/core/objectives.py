@@ -17,16 +17,26 @@ __all__ = ["DELAYED", "GIVEN", "Delays", "Judged", "coverage_of", "judge"]
 GIVEN = frozenset(("on_time", "early", "late"))  # timings of labels that somebody gave
 DELAYED = GIVEN - {"early"}  # after the event
 PER_DOUBLING = 4
+WINDOW, UNBIASED = "window", "unbiased.window"
+# Where less than this share of the judged labels came on request, nearly all came by themselves: plain figures are hardly
+# biased, and in their window ten times as recent.
+REQUESTED_MIN = 0.1
+EFFECTIVE_MIN = 30.0  # one random label may stand for hundreds of events: fewer say nothing of a promise
 
 
 class Judged(msgspec.Struct, frozen=True):
-    """One objective. `kept` is None while its figure is not known."""
+    """One objective. `kept` is None while its figure is not known.
+
+    `basis`: of a figure of quality, where in the learner's `metrics` it stands: "window" (labels as they came) or
+    "unbiased.window" (labels on request, by inverse propensity).
+    """
 
     name: str
     wanted: str
     now: float | None
     kept: bool | None
     target: float = math.nan  # what `wanted` says, as a number
+    basis: str = ""
 
 
 class Delays(msgspec.Struct, array_like=True):
@@ -82,22 +92,24 @@ def judge(
 ) -> list[Judged]:
     """Every objective that is declared, in order.
 
+    Where people are asked for labels, plain figures are mostly those of hard events: quality and skill are then those of
+    all events, by inverse propensity, and not known before they rest on what 30 unweighted labels are worth.
+
     Args:
         learner: what the learner's status says; None before the first.
         label_coverage: labels per prediction so far.
         latency_p99_ms: from an event's timestamp to its prediction.
     """
     wanted = pipeline.objectives
-    window = (learner or {}).get("metrics", {}).get("window", {})
     figure = KEY_FIGURE[pipeline.task]
-    quality = window.get("model", {}).get(figure)
+    basis, quality, skill = _quality(pipeline, (learner or {}).get("metrics", {}), figure)
     delay_ms = (learner or {}).get("label_delay_ms", {}).get("p50")
     lower = pipeline.task == "regression"
     found = []
     if wanted.quality is not None:
-        found.append(_judged(figure, wanted.quality, quality, most=lower))
+        found.append(_judged(figure, wanted.quality, quality, most=lower, basis=basis))
     if wanted.skill is not None:
-        found.append(_judged("skill_vs_persistence", wanted.skill, window.get("skill_vs_persistence"), most=False))
+        found.append(_judged("skill_vs_persistence", wanted.skill, skill, most=False, basis=basis))
     if wanted.latency_p99_ms is not None:
         found.append(_judged("latency_p99_ms", wanted.latency_p99_ms, latency_p99_ms, most=True))
     if wanted.label_delay is not None:
@@ -107,6 +119,20 @@ def judge(
     return found
 
 
-def _judged(name: str, wanted: float, now: float | None, *, most: bool) -> Judged:
+def _quality(pipeline: Pipeline, metrics: Mapping[str, Any], figure: str) -> tuple[str, float | None, float | None]:
+    """Whose figures count, the key figure, and the skill."""
+    plain, unbiased = metrics.get("window", {}), metrics.get("unbiased", {})
+    weighted = unbiased.get("window", {})
+    name = "model" if unbiased.get("figure") == figure else figure
+    judged = metrics.get("overall", {}).get("labels", 0)
+    on_request = unbiased.get("overall", {}).get("labels", 0)
+    if not pipeline.labelling or name not in weighted or on_request < REQUESTED_MIN * judged:
+        return WINDOW, plain.get("model", {}).get(figure), plain.get("skill_vs_persistence")
+    if weighted["effective_labels"] < EFFECTIVE_MIN:
+        return UNBIASED, None, None
+    return UNBIASED, weighted[name], weighted.get("skill_vs_persistence")
+
+
+def _judged(name: str, wanted: float, now: float | None, *, most: bool, basis: str = "") -> Judged:
     kept = None if now is None else (now <= wanted if most else now >= wanted)
-    return Judged(name, f"{'at most' if most else 'at least'} {wanted:g}", now, kept, wanted)
+    return Judged(name, f"{'at most' if most else 'at least'} {wanted:g}", now, kept, wanted, basis)

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from stream.core.evaluating import KEY_FIGURE
-from stream.core.objectives import judge
+from stream.core.objectives import UNBIASED, judge
 from stream.core.periods import ExampleFigures, Span, kept_slots
 from stream.messages import DeadLetter, Drift, LabelRequest, Release
 from stream.pipeline import Pipeline
@@ -73,7 +73,11 @@ class Found(msgspec.Struct, kw_only=True):
 
 
 class Objective(msgspec.Struct, frozen=True):
-    """A declared objective over the period. `slots_kept` of `slots_known` slots kept it, where it is looked at by slot."""
+    """A declared objective over the period. `slots_kept` of `slots_known` slots kept it, where it is looked at by slot.
+
+    `basis`: of a figure of quality, where it stands in `examples`: "quality", or "unbiased.overall" (labels on request, by
+    inverse propensity; not looked at by slot).
+    """
 
     name: str
     wanted: str
@@ -82,6 +86,7 @@ class Objective(msgspec.Struct, frozen=True):
     slots_kept: int | None = None
     slots_known: int | None = None
     target: float = math.nan  # what `wanted` says, as a number
+    basis: str = ""
 
 
 class NotedDrift(msgspec.Struct, frozen=True):
@@ -166,7 +171,10 @@ def put_together(pipeline: Pipeline, span: Span, found: Found, made_at_ms: int) 
 def _objectives(pipeline: Pipeline, examples: ExampleFigures | None, coverage: float | None) -> list[Objective]:
     learner: dict[str, Any] | None = None
     if examples is not None:
-        learner = {"metrics": {"window": examples.quality}, "label_delay_ms": examples.delay_ms}
+        metrics: dict[str, Any] = {"window": examples.quality, "overall": examples.quality}
+        if examples.unbiased is not None:
+            metrics["unbiased"] = {**examples.unbiased, "window": examples.unbiased["overall"]}
+        learner = {"metrics": metrics, "label_delay_ms": examples.delay_ms}
     by_slot = {
         KEY_FIGURE[pipeline.task]: ("figure", pipeline.objectives.quality, pipeline.task == "regression"),
         "skill_vs_persistence": ("skill_vs_persistence", pipeline.objectives.skill, False),
@@ -174,10 +182,11 @@ def _objectives(pipeline: Pipeline, examples: ExampleFigures | None, coverage: f
     objectives = []
     for one in judge(pipeline, learner, label_coverage=coverage):
         kept, known = None, None
-        if one.name in by_slot and examples is not None:
+        basis = {"": "", UNBIASED: "unbiased.overall"}.get(one.basis, "quality")
+        if one.name in by_slot and examples is not None and one.basis != UNBIASED:
             field, wanted, most = by_slot[one.name]
             kept, known = kept_slots(examples.course, field, float(wanted or 0.0), most=most)
-        objectives.append(Objective(one.name, one.wanted, one.now, one.kept, kept, known, one.target))
+        objectives.append(Objective(one.name, one.wanted, one.now, one.kept, kept, known, one.target, basis))
     return objectives
 
 

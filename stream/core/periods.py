@@ -18,6 +18,7 @@ from stream.core.objectives import DELAYED, GIVEN, Delays
 from stream.core.records import Record
 from stream.core.segments import segment_values, told_apart
 from stream.core.sources import LabelSources
+from stream.core.unbiased import UnbiasedFigures
 from stream.errors import RecordRejected
 from stream.messages import Example, Served
 from stream.pipeline import OTHER_VALUE, Pipeline
@@ -125,6 +126,7 @@ class ExampleFigures(msgspec.Struct, frozen=True):
         delay_ms: quantiles from event to label.
         quality: model and baselines, as `Evaluation.report()["overall"]`.
         sources: who labelled, as `LabelSources.report()`.
+        unbiased: of labels on request, as `UnbiasedFigures.report()` without its window; None where nobody is asked.
     """
 
     from_offset: int
@@ -141,6 +143,7 @@ class ExampleFigures(msgspec.Struct, frozen=True):
     segments: list[Segment]
     models: list[Model]
     sources: dict[str, Any]
+    unbiased: dict[str, Any] | None = None
 
 
 class _Numbering:
@@ -181,6 +184,7 @@ class PeriodFold:
         self._given = self._answered = self._repeats = self._unreadable = 0
         self._delays, self._sources = Delays(), LabelSources()
         self._overall = self._evaluation()
+        self._unbiased = UnbiasedFigures(pipeline.task, 1, pipeline.alert_share) if pipeline.labelling else None
         self._slots = [self._evaluation() for _ in range(span.count)]
         self._answers: list[dict[str, int]] = [{} for _ in range(span.count)]
         self._segments: dict[str, dict[str, dict[int | None, Evaluation]]] = {n: {} for n in pipeline.segments}
@@ -224,6 +228,8 @@ class PeriodFold:
 
     def _judge(self, example: Example, served: Served, slot: int) -> None:
         self._overall.update(example.label, served)
+        if self._unbiased is not None and example.propensity is not None and example.timing != "default":
+            self._unbiased.update(example.label, served, example.propensity)
         self._slots[slot].update(example.label, served)
         base = served.version.partition("@")[0]
         base = told_apart(base, self._models, MODELS_MAX)
@@ -267,7 +273,14 @@ class PeriodFold:
             segments=[s for name, values in self._segments.items() for s in self._segment(name, values)],
             models=self._shares(),
             sources=self._sources.report(),
+            unbiased=self._whole_period(),
         )
+
+    def _whole_period(self) -> dict[str, Any] | None:
+        if self._unbiased is None:
+            return None
+        report = self._unbiased.report()
+        return {"figure": report["figure"], "overall": report["overall"]}
 
     def _slot(self, number: int) -> Slot:
         sheet = self._slots[number].report()["overall"]

@@ -15,6 +15,7 @@ import msgspec
 
 from stream.core.evaluating import SYSTEMS, loss_of
 from stream.core.scores import ANOMALY_BINS, BINS, ScoreHistogram, anomaly_bin_of, bin_of
+from stream.core.sheets import skills_of
 from stream.messages import LabelValue, Served
 
 __all__ = ["UnbiasedFigures"]
@@ -44,10 +45,11 @@ class UnbiasedFigures:
     def __init__(self, task: str, window: int = 1_000, alert_share: float = 0.01) -> None:
         self._task = task
         self._alert_share = alert_share
-        self._window: deque[Any] = deque(maxlen=window)  # (weight, one value or None per system)
-        bins = {"binary": BINS, "anomaly": ANOMALY_BINS}.get(task, 0)
+        # (weight, one value or None per system, whether the label is positive, bin of the score or None)
+        self._window: deque[Any] = deque(maxlen=window)
+        self._bins = {"binary": BINS, "anomaly": ANOMALY_BINS}.get(task, 0)
         self._state = _State(window, 0, 0.0, 0.0, [[0.0, 0.0] for _ in SYSTEMS], [0.0, 0.0], [], [])
-        self._state.histogram = [[0.0] * bins, [0.0] * bins]
+        self._state.histogram = [[0.0] * self._bins, [0.0] * self._bins]
 
     def update(self, label: LabelValue, served: Served, propensity: float) -> None:
         """Take one label that was asked for with this probability."""
@@ -67,28 +69,28 @@ class UnbiasedFigures:
                 sums[0] += weight
                 sums[1] += weight * value
             values.append(value)
-        self._window.append((weight, *values))
         loss = None if self._task == "regression" else loss_of(label, served.probabilities)
         if loss is not None:
             state.loss[0] += weight
             state.loss[1] += weight * loss
+        place = None
         if self._task == "binary" and served.probabilities is not None:
-            state.histogram[bool(label)][bin_of(served.probabilities.get("true", 0.0))] += weight
+            place = bin_of(served.probabilities.get("true", 0.0))
         elif self._task == "anomaly" and served.score is not None:
-            state.histogram[bool(label)][anomaly_bin_of(served.score)] += weight
+            place = anomaly_bin_of(served.score)
+        if place is not None:
+            state.histogram[bool(label)][place] += weight
+        self._window.append((weight, *values, bool(label), place))
 
     def report(self) -> dict[str, Any]:
-        """JSON: the figure's name, and per span how many labels there are, how many unweighted ones they are worth, and the
-        figure of model and baselines; ranking figures and log loss overall.
+        """JSON: the figure's name, and per span how many labels there are, how many unweighted ones they are worth, the
+        figure of model and baselines, the skill against delayed persistence in it, and ranking figures; log loss overall.
         """
         state = self._state
         overall: dict[str, Any] = {"labels": state.labels, "effective_labels": _worth(state.weight, state.squares)}
         overall |= {s: sums[1] / sums[0] if sums[0] else None for s, sums in zip(SYSTEMS, state.sums, strict=True)}
         overall["log_loss"] = state.loss[1] / state.loss[0] if state.loss[0] else None
-        if state.histogram[0]:
-            histogram = ScoreHistogram(len(state.histogram[0]))
-            histogram.counts = state.histogram  # type: ignore[assignment]
-            overall |= histogram.figures(self._alert_share)
+        overall |= self._ranking(state.histogram)
         weights = [entry[0] for entry in self._window]
         window: dict[str, Any] = {
             "labels": len(weights), "effective_labels": _worth(sum(weights), sum(weight * weight for weight in weights))
@@ -97,7 +99,23 @@ class UnbiasedFigures:
             known = [(entry[0], entry[at]) for entry in self._window if entry[at] is not None]
             total = sum(weight for weight, _ in known)
             window[system] = sum(weight * value for weight, value in known) / total if total else None
-        return {"figure": "mae" if self._task == "regression" else "accuracy", "overall": overall, "window": window}
+        histogram = [[0.0] * self._bins, [0.0] * self._bins]
+        for weight, *_, positive, place in self._window:
+            if place is not None:
+                histogram[positive][place] += weight
+        window |= self._ranking(histogram)
+        figure, better = ("mae", -1) if self._task == "regression" else ("accuracy", 1)
+        for span in (overall, window):
+            skills = skills_of({system: {figure: span[system]} for system in SYSTEMS}, figure, better)
+            span["skill_vs_persistence"] = skills["skill_vs_persistence"]
+        return {"figure": figure, "overall": overall, "window": window}
+
+    def _ranking(self, weights: list[list[float]]) -> dict[str, Any]:
+        if not self._bins:
+            return {}
+        histogram = ScoreHistogram(self._bins)
+        histogram.counts = weights  # type: ignore[assignment]
+        return histogram.figures(self._alert_share)
 
     def to_state(self) -> bytes:
         self._state.window = list(self._window)
@@ -105,7 +123,11 @@ class UnbiasedFigures:
 
     def restore(self, data: bytes) -> None:
         self._state = msgspec.msgpack.decode(data, type=_State)
-        self._window = deque(self._state.window, maxlen=self._state.window_size)
+        entries = self._state.window
+        whole = len(SYSTEMS) + 3
+        # A state from before the window knew scores: they are out of the window soon.
+        entries = [entry if len(entry) == whole else [*entry, False, None] for entry in entries]
+        self._window = deque(entries, maxlen=self._state.window_size)
 
 
 def _worth(weight: float, squares: float) -> float:

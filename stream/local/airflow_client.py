@@ -96,10 +96,19 @@ class AirflowClient:
         path = f"/api/v2/dags/{quote(dag_id)}/dagRuns/{quote(run_id)}/hitlDetails"
         return list(self._get(path, response_received=str(answered).lower(), limit=100)["hitl_details"])
 
-    def answer(self, dag_id: str, run_id: str, task_id: str, option: str, map_index: int = -1) -> None:
-        """Answer a question once."""
+    def answer(
+        self,
+        dag_id: str,
+        run_id: str,
+        task_id: str,
+        option: str,
+        map_index: int = -1,
+        *,
+        written: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Answer a question once. `written`: what stands in the form's fields."""
         path = f"/api/v2/dags/{quote(dag_id)}/dagRuns/{quote(run_id)}/taskInstances/{quote(task_id)}/{map_index}"
-        self._call("PATCH", f"{path}/hitlDetails", {"chosen_options": [option], "params_input": {}})
+        self._call("PATCH", f"{path}/hitlDetails", {"chosen_options": [option], "params_input": dict(written or {})})
 
     # -- HTTP --------------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from stream.errors import DriftloopError
+from stream.lifecycle import SEND
 from tests.airflow.conftest import Watched
 
 FAILED = 4  # mlflow.entities.RunStatus, as its files have it
@@ -130,6 +131,42 @@ def test_an_answer_given_at_once_is_not_lost(watched: Watched):
     assert set(watched.client.tasks("asking", run_id).values()) == {"success"}
     results = {n: watched.client.result("asking", run_id, f"decide_{n}") for n in range(6)}
     assert results == {n: "Release" if n % 2 else "Reject" for n in range(6)}
+
+
+def test_what_is_written_into_a_form_fails_no_run_whatever_it_is(watched: Watched):
+    """Airflow's own operator fails for a value that its form did not declare; ours hands it on to the step that knows labels."""
+    written: dict[str, dict[str, Any]] = {
+        "regression_0": {"label": ["12.5"]},
+        "regression_1": {"label": "much", "note": "a field that the form does not have"},
+        "regression_2": {"label": "12.5"},
+        "regression_3": {"label": 0},  # the form says text
+        "multiclass_0": {"label": {"class": "rot"}},
+        "multiclass_1": {"label": "rot"},
+    }
+    watched.wait(lambda: "writing" in watched.client.dags(), "the DAG to be read")
+    run_id = watched.client.trigger("writing")
+    answered: set[str] = set()
+
+    def all_answered() -> bool:
+        for question in watched.client.questions("writing", run_id):
+            name = question["task_instance"]["task_id"].removeprefix("ask_")
+            if name not in answered:
+                try:
+                    watched.client.answer("writing", run_id, f"ask_{name}", SEND, written=written[name])
+                except DriftloopError as error:
+                    if "409" not in str(error):
+                        continue  # it is not waiting yet
+                answered.add(name)
+        return len(answered) == len(written)
+
+    watched.wait(all_answered, "all forms to be answered", 120)
+    assert watched.wait_run("writing", run_id, 120) == "success"
+    assert set(watched.client.tasks("writing", run_id).values()) == {"success"}
+    results = {name: watched.client.result("writing", run_id, f"read_{name}") for name in written}
+    refused = {name: results.pop(name) for name in ("regression_0", "regression_1", "multiclass_0")}
+    assert results == {"regression_2": 12.5, "regression_3": 0.0, "multiclass_1": "rot"}
+    assert all(answer.startswith("refused: label") for answer in refused.values()), refused
+    assert "'much'" in refused["regression_1"]
 
 
 def test_nobodys_answer_is_the_default(watched: Watched):

@@ -18,6 +18,7 @@ from stream.batch.candidates import base_before, champion_at
 from stream.batch.comparing import compare, judge
 from stream.batch.fitting import fit
 from stream.batch.plans import Run
+from stream.batch.run_history import past_runs
 from stream.batch.searching import finish_search, plan_trials, run_trials
 from stream.batch.windows import choose_window
 from stream.boosting import BoostedClassifier, BoostedRegressor
@@ -98,6 +99,26 @@ def test_after_a_change_a_candidate_from_the_window_is_let_in(retraining: Retrai
     assert json.loads(kept)["why"] == verdict["why"]
     made = fit(retraining.settings, retraining.loaded, "run-1", source=retraining.source)
     assert made["offset"] == 6_000 and made["learned"] == 1_000
+
+
+@pytest.mark.integration
+def test_search_comparison_and_base_lie_in_an_object_store(retraining: Retraining):
+    """By URL: fsspec's own store in memory. What the steps leave and find is the same as in a directory."""
+    retraining.load(retrain='{"trials": 4}')
+    made, judged = [], []
+    for url in (retraining.settings.artifact_url, f"memory://{retraining.name}"):
+        retraining.settings = retraining.settings.model_copy(update={"artifact_url": url})
+        searched(retraining, examples(rows(900), 30))
+        judged.append(compare(retraining.settings, retraining.loaded, "run-1", source=retraining.source))
+        made.append(fit(retraining.settings, retraining.loaded, "run-1", source=retraining.source))
+    assert made[0] == made[1]
+    assert [one["accepted"] for one in judged] == [judged[0]["accepted"]] * 2
+    files = ArtifactFiles(retraining.settings.artifact_url, retraining.name)
+    assert files.bases() == [made[1]["base"]]
+    assert {"fit.json", "history.svg", "plan.json", "trials.csv", "verdict.json"} <= set(files.list_files("runs/run-1"))
+    assert opened(retraining, made[1]["base"]).offset == 900
+    (past,) = past_runs(retraining.settings.artifact_url, retraining.name)
+    assert (past.run, past.base, past.trials, past.why) == ("run-1", made[1]["base"], 4, judged[1]["why"])
 
 
 @pytest.mark.integration

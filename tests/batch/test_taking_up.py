@@ -1,11 +1,11 @@
-"""The inbox on the real Kafka and Redis: 10,000 drifts, takers at once, calls whose answer is lost."""
+"""The inbox on the real Kafka and Redis: 10,000 drifts, two of each, takers at once, calls whose answer is lost."""
 
 from __future__ import annotations
 
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -20,7 +20,7 @@ from stream.core.records import Record
 from stream.errors import Unavailable
 from stream.lifecycle import Retrain
 from stream.messages import Drift
-from tests.support.world import World
+from tests.support.world import World, batched
 
 pytestmark = pytest.mark.integration
 HOUR_MS = 3_600_000
@@ -59,12 +59,19 @@ def inbox(world: World) -> Iterator[RedisDriftInbox]:
     opened.close()
 
 
-def test_ten_thousand_drifts_have_an_outcome_each_and_one_run_per_cool_down(
+def twice(records: Iterable[Record], together: int) -> Iterator[Record]:
+    """As a learner that dies before it commits publishes them: so many, and the same again."""
+    for part in batched(records, together):
+        yield from part
+        yield from part
+
+
+def test_ten_thousand_drifts_two_of_each_have_an_outcome_each_and_one_run_per_cool_down(
     world: World, ask: Callable[..., dict[str, Any]], inbox: RedisDriftInbox
 ):
     runs: list[str] = []
     for part in range(4):
-        world.produce(drifts(world, range(part * 2_500, (part + 1) * 2_500)))
+        world.produce(twice(drifts(world, range(part * 1_250, (part + 1) * 1_250)), 50 if part % 2 else 1))
         for number in range(3):
             answer = ask(f"run-{part}-{number}", hours=part * 2)  # hours 0, 2, 4 and 6
             json.dumps(answer)
@@ -76,8 +83,13 @@ def test_ten_thousand_drifts_have_an_outcome_each_and_one_run_per_cool_down(
     assert [outcome.offset for outcome in outcomes] == list(range(10_000))
     assert Counter(o.outcome for o in outcomes)["retrained"] == 2
     assert [o.run_id for o in outcomes if o.outcome == "retrained"] == runs
+    assert Counter(o.drift_id for o in outcomes) == {f"d{number}": 2 for number in range(5_000)}
+    first = {o.drift_id: o.offset for o in reversed(outcomes)}
+    copies = Counter(o.outcome for o in outcomes if o.offset != first[o.drift_id])
+    assert sum(copies.values()) == 5_000
+    assert copies.keys() <= {"merged", "suppressed"}
     assert all(o.until_ms == START_MS + 6 * HOUR_MS for o in outcomes if o.outcome == "suppressed")
-    world.produce(drifts(world, range(10_000, 10_010)))
+    world.produce(drifts(world, range(5_000, 5_010)))
     ask("later", hours=6)
     assert len(inbox.outcomes()) == OUTCOMES_MAX
     totals = inbox.load().inbox.totals

@@ -11,6 +11,7 @@ from stream.cli.releases import trial_text
 from stream.cli.showing import PipelineStatus, drift_text, status_view
 from stream.core.evaluating import Evaluation
 from stream.core.learning import LearnStep
+from stream.core.objectives import UNBIASED, Judged
 from stream.core.records import Record
 from stream.core.remembering import Meta
 from stream.core.rollout import Trial
@@ -101,9 +102,11 @@ def test_asking_for_labels_is_shown():
     meta = Meta(offsets={"events": 8, "labels": 2}, counts={"label_requests": 30})
     status = PipelineStatus("cards", {0: meta}, {"events": {0: 10}, "labels": {0: 2}}, learner, {}, estimated=estimated)
     console = Console(width=300)
+    promised = [Judged("average_precision", "at least 0.5", 0.8, True, 0.5, UNBIASED)]
     with console.capture() as capture:
-        console.print(status_view(status))
+        console.print(status_view(status, promised))
     text = capture.get()
+    assert "kept  of all events, by inverse propensity" in text
     for part in (
         "asked: 30 requests",
         "accuracy 0.910 (0.880 to 0.940) of the last 3,000 predictions, 5.0% of them labelled",

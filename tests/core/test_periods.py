@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from stream import Labelling, Objectives
+from stream.cli.period_page import period_page
 from stream.core.evaluating import Evaluation
 from stream.core.period_reports import Found, Missing, put_together
 from stream.core.periods import PeriodFold, Span, kept_slots, slots_of
@@ -155,3 +156,37 @@ def test_requests_codes_and_objectives():
     assert report.coverage == pytest.approx(195 / 250)  # five events came before the period
     kept = {one.name: one.kept for one in report.objectives}
     assert kept == {"average_precision": True, "label_delay_p50_ms": False, "label_coverage": False}
+
+
+def test_a_promise_over_a_period_is_that_of_all_events_where_people_are_asked():
+    """Every fourth was asked at random and right; the others were asked because the answer was likely wrong, and it was."""
+    pipeline = pipeline_of(
+        features={"amount": float, "kind": str}, entity_features=[], labelling=Labelling(),
+        objectives=Objectives(quality=0.5, skill=0.1),
+    )  # fmt: skip
+    span = slots_of(0, 86_400_000, 0, 399_000, 400)
+
+    def report_of(**changes: Any) -> Any:
+        fold = PeriodFold(pipeline, span)
+        for i in range(400):
+            easy = i % 4 == 0
+            p, label = (0.9 if i % 8 else 0.1), (i % 8 != 0) is easy
+            served = Served("aaaa@1", p > 0.5, {"false": 1 - p, "true": p}, persistence=i % 3 == 0)
+            asked = {"requested": True, "propensity": 0.02 if easy else 1.0} if not changes else changes
+            fold.add(example(i, 1_000 * i, label=label, served={"champion": served}, **asked))
+        return put_together(pipeline, span, Found(examples=fold.figures()), 0)
+
+    report = report_of()
+    weighted = report.examples.unbiased
+    assert weighted["overall"]["labels"] == 400
+    assert weighted["overall"]["average_precision"] > 0.8 > 0.5 > report.examples.quality["model"]["average_precision"]
+    assert [(one.name, one.figure, one.kept, one.basis) for one in report.objectives] == [
+        ("average_precision", weighted["overall"]["average_precision"], True, "unbiased.overall"),
+        ("skill_vs_persistence", weighted["overall"]["skill_vs_persistence"], True, "unbiased.overall"),
+    ]
+    assert {one.slots_known for one in report.objectives} == {None}
+    page = period_page(report)
+    assert "avg. precision, of all events" in page and "weighted by inverse propensity" in page
+    by_itself = report_of(requested=False)
+    assert [(one.kept, one.basis) for one in by_itself.objectives] == [(False, "quality")] * 2
+    assert "of all events" not in period_page(by_itself)

@@ -269,6 +269,42 @@ def test_unbiased_figures_go_on_from_their_state():
     assert other.report()["overall"]["labels"] == 20
 
 
+def test_ranking_figures_of_the_window_are_weighted_and_those_of_the_last_labels():
+    """A label of weight two counts as two labels."""
+    rng = random.Random(5)
+    figures, doubled = UnbiasedFigures("binary", window=50), UnbiasedFigures("binary")
+    for number in range(200):
+        label, heavy = rng.random() < 0.4, rng.random() < 0.5
+        chance = min(max(rng.gauss(0.6 if label else 0.4, 0.2), 0.0), 1.0)
+        served = Served("b@0", chance > 0.5, {"false": 1 - chance, "true": chance}, persistence=rng.random() < 0.4)
+        figures.update(label, served, 0.5 if heavy else 1.0)
+        if number >= 150:
+            for _ in range(1 + heavy):
+                doubled.update(label, served, 1.0)
+    window, overall = figures.report()["window"], doubled.report()["overall"]
+    names = ("model", "persistence", "average_precision", "roc_auc", "recall_at_alert_share", "skill_vs_persistence")
+    assert {name: window[name] for name in names} == pytest.approx({name: overall[name] for name in names})
+    assert window["average_precision"] != figures.report()["overall"]["average_precision"]
+    model, baseline = window["model"], window["persistence"]
+    assert window["skill_vs_persistence"] == pytest.approx((model - baseline) / (1 - baseline))
+
+
+def test_a_window_from_before_it_knew_scores_is_read():
+    old = UnbiasedFigures("binary", window=5)
+    for number in range(4):
+        old.update(number % 2 == 0, Served("b@0", True, {"false": 0.1, "true": 0.9}), 0.5)
+    state = msgspec.msgpack.decode(old.to_state())
+    state[6] = [entry[:4] for entry in state[6]]
+    heir = UnbiasedFigures("binary", window=5)
+    heir.restore(msgspec.msgpack.encode(state))
+    window = heir.report()["window"]
+    assert (window["labels"], window["model"], window["average_precision"]) == (4, 0.5, None)
+    for truth in (True, False):
+        heir.update(truth, Served("b@0", truth, {"false": 1.0 - truth, "true": float(truth)}), 1.0)
+    assert heir.report()["window"]["average_precision"] == 1.0
+    assert heir.report()["window"]["labels"] == 5
+
+
 def test_unbiased_figures_of_numbers():
     figures = UnbiasedFigures("regression")
     figures.update(10.0, Served("b@0", 12.0, persistence=9.0), 1.0)
@@ -278,6 +314,8 @@ def test_unbiased_figures_of_numbers():
     assert report["overall"]["model"] == pytest.approx(2 / 3)
     assert report["overall"]["persistence"] == 1.0
     assert report["overall"]["prior"] is None
+    assert report["window"]["skill_vs_persistence"] == pytest.approx(1 - (2 / 3) / 1.0)
+    assert "average_precision" not in report["window"]
 
 
 # -- in the score stage --------------------------------------------------------------------------------------------------

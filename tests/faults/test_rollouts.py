@@ -6,12 +6,13 @@ predictions, examples, releases, figures and live models byte for byte.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 import pytest
-from river import preprocessing, tree
+from river import linear_model, optim, preprocessing, tree
 
 from stream.adapters.artifact_files import ArtifactFiles
 from stream.batch.releasing import ask, pending, release
@@ -47,6 +48,34 @@ def bad_candidate(world: World) -> str:
     sealed = seal_base(base, configuration=configuration_of(world.pipeline), key=world.settings.signing()[0])
     ArtifactFiles(world.settings.artifact_url, world.name).put_base(sealed, base.name)
     return base.name
+
+
+def contrary_candidate(world: World) -> str:
+    """A line that was taught the contrary of the cards' rule, and learns no more."""
+    model = preprocessing.StandardScaler() | linear_model.LogisticRegression(optim.SGD(0.05))
+    rng = random.Random(2)
+    for _ in range(4_000):
+        x = {
+            **dict.fromkeys(world.pipeline.feature_names, 0.0),
+            "amount": rng.expovariate(1 / 200),
+            "hour": rng.randrange(24),
+        }
+        model.learn_one(x, not (x["amount"] > 400 and x["hour"] < 12))
+    line = model["LogisticRegression"]
+    line.optimizer, line.intercept_lr = optim.SGD(1e-9), optim.schedulers.Constant(1e-9)
+    base = ModelBase(pipeline=world.name, shard=0, offset=0, model=model)
+    sealed = seal_base(base, configuration=configuration_of(world.pipeline), key=world.settings.signing()[0])
+    ArtifactFiles(world.settings.artifact_url, world.name).put_base(sealed, base.name)
+    return base.name
+
+
+def newest_bases(world: World, count: int = 100) -> set[str]:
+    """Of the models that made the last predictions of each partition."""
+    return {
+        msgspec.json.decode(record.value or b"", type=Prediction).model.version.partition("@")[0]
+        for records in world.read("predictions").values()
+        for record in records[-count:]
+    }
 
 
 def releases(world: World) -> list[Release]:
@@ -107,12 +136,45 @@ def test_a_better_candidate_becomes_the_champion_and_a_person_takes_it_back(worl
     assert verdict.copies == 0
     assert answered_by(world) == {"champion": {first, base}, "challenger": {base}}
     assert (verdict.releases[-1].decided_by, verdict.releases[-1].parent) == ("person:ada", first)
-    newest = {
-        msgspec.json.decode(record.value or b"", type=Prediction).model.version.partition("@")[0]
-        for records in world.read("predictions").values()
-        for record in records[-100:]
-    }
-    assert newest == {first}
+    assert newest_bases(world) == {first}
+    world.stop_workers()
+
+
+def test_a_bad_model_that_a_person_promoted_is_taken_back_by_a_rule(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+):
+    """The former champion comes back by itself, on late labels of what the bad one really answered."""
+    monkeypatch.setenv("DRIFTLOOP_TEST_PROBATION", "5000")  # as it comes; the rule needs about 1,800 labels
+    world = make_world()
+    begin(world, EVENTS)
+    first = world.status().learner["version"].partition("@")[0]  # type: ignore[index]
+    scorer = world.workers[-1]
+    scorer.signal(15)  # no label comes on which the shadow would be rejected before somebody promotes it
+    world.wait_for_death(scorer, 0)
+    base = contrary_candidate(world)
+    release(world.settings, world.pipeline, base, by="person:ada", command_id="r1", parent=first, reason="I like it")
+    world.wait(lambda: actions(world)[-1] == "released", "the release")
+    ask(world.settings, world.name, "promote", base, by="person:ada", reason="I know better")
+    world.wait(lambda: actions(world)[-1] == "promoted", "the promotion")
+    promoted_at = world.committed("events")
+    world.start("score", **SLOW)
+    world.wait(lambda: base in answered_by(world).get("champion", set()), "an answer of the bad champion")
+    world.wait(lambda: actions(world)[-1] == "rolled_back", "the roll-back", 120)
+    assert EVENTS - world.committed("events") > 600
+    world.wait_settled()
+    verdict = examine(world)
+    assert [r.action for r in verdict.releases] == ["started", "released", "promoted", "rolled_back"]
+    promoted, back = verdict.releases[2:]
+    assert (promoted.base, promoted.parent, promoted.decided_by) == (base, first, "person:ada")
+    assert (back.base, back.parent, back.decided_by) == (base, first, "rule:sequential_test")
+    assert back.reason.startswith("worse than the former champion: evidence ")
+    assert back.evidence["evidence_worse"] >= 20  # type: ignore[operator]
+    assert back.evidence["accuracy_candidate"] < back.evidence["accuracy_rival"]  # type: ignore[operator]
+    assert answered_by(world) == {"champion": {first, base}}
+    assert newest_bases(world) == {first}
+    slots = world.status().learner["slots"]  # type: ignore[index]
+    assert {slot: version.partition("@")[0] for slot, version in slots.items()} == {"champion": first}
+    assert promoted_at < EVENTS // 2
     world.stop_workers()
 
 

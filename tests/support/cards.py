@@ -32,7 +32,7 @@ ROLLOUT = (
         shadow_labels=100,
         shares=(0.2, 0.5),
         share_labels=100,
-        probation_labels=800,
+        probation_labels=int(os.environ.get("DRIFTLOOP_TEST_PROBATION", "800")),
         latency_ratio_max=1_000.0,  # a machine that is busy with the tests stops any clock
     )
 )

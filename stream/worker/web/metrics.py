@@ -20,7 +20,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from stream.core.evaluating import KEY_FIGURE
+from stream.core.evaluating import KEY_FIGURE, SYSTEMS
 from stream.core.objectives import Judged
 from stream.messages import ReleaseAction
 from stream.worker.latencies import EDGES_S
@@ -55,6 +55,12 @@ METRICS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "driftloop_model_size_bytes": ("gauge", (), "Of all models of the shard."),
     "driftloop_slot": ("gauge", ("slot", "base"), "1 for the model in each slot."),
     "driftloop_quality": ("gauge", ("figure", "span", "system"), "Figures of served predictions and of baselines."),
+    "driftloop_unbiased_quality": (
+        "gauge",
+        ("figure", "span", "system"),
+        "Figures of all events, from labels on request by inverse propensity; where people are asked.",
+    ),
+    "driftloop_unbiased_labels": ("gauge", ("span",), "How many unweighted labels those figures are worth."),
     "driftloop_skill_ratio": ("gauge", ("baseline", "span"), "1 is perfect, 0 no better than the baseline."),
     "driftloop_judged_labels": ("gauge", ("span",), "Labels that the figures rest on."),
     "driftloop_segment_quality": ("gauge", ("segment", "value"), "The key figure in the window of a segment."),
@@ -226,6 +232,7 @@ def _learner(status: Mapping[str, Any], key: str) -> Iterator[tuple[str, tuple[s
                     yield "quality", (figure, span, system), value
         for baseline in ("persistence", "prior"):
             yield "skill_ratio", (baseline, span), sheet.get(f"skill_vs_{baseline}")
+    yield from _unbiased(status["metrics"].get("unbiased"))
     for segment, values in status.get("segments", {}).items():
         for value, report in values.items():
             yield "segment_quality", (segment, value), report["window"]["model"].get(key)
@@ -246,6 +253,19 @@ def _learner(status: Mapping[str, Any], key: str) -> Iterator[tuple[str, tuple[s
         yield "trial_evidence", ("better",), trial["evidence_better"]
         yield "trial_evidence", ("worse",), trial["evidence_worse"]
         yield "trial_evidence_needed", (), trial["needed"]
+
+
+def _unbiased(report: Mapping[str, Any] | None) -> Iterator[tuple[str, tuple[str, ...], Any]]:
+    if report is None:
+        return
+    for span in ("overall", "window"):
+        sheet = dict(report[span])
+        yield "unbiased_labels", (span,), sheet.pop("effective_labels")
+        sheet.pop("labels")
+        for system in SYSTEMS:
+            yield "unbiased_quality", (report["figure"], span, system), sheet.pop(system)
+        for figure, value in sheet.items():  # ranking, log loss, skill: of the model alone
+            yield "unbiased_quality", (figure, span, "model"), value
 
 
 def registry(metrics: WorkerMetrics) -> CollectorRegistry:

@@ -148,10 +148,7 @@ def learner(status: Mapping[str, Any], task: str) -> dict[str, Any]:
 
 def objectives(judged: Sequence[Judged]) -> list[dict[str, Any]]:
     """What was promised, and whether it is kept; `kept` is None while that is not known."""
-    return [
-        {"name": one.name, "wanted": one.wanted, "target": one.target, "now": one.now, "kept": one.kept}
-        for one in judged
-    ]
+    return [msgspec.structs.asdict(one) for one in judged]
 
 
 def budget(labelling: Labelling | None, metas: Sequence[Meta], counts: Mapping[str, int]) -> dict[str, Any] | None:

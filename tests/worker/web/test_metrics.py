@@ -11,8 +11,10 @@ from stream.adapters.redis_connections import redis_client
 from stream.adapters.redis_telemetry import RedisTelemetry
 from stream.core.learning import LearnStep
 from stream.core.objectives import judge
-from stream.lifecycle import Objectives
+from stream.core.unbiased import UnbiasedFigures
+from stream.lifecycle import Labelling, Objectives
 from stream.local.servers import free_port
+from stream.messages import Served
 from stream.worker.telemetry import PartitionLook, Telemetry
 from stream.worker.web.metrics import WorkerMetrics
 from tests.support.records import pipeline_of
@@ -67,6 +69,28 @@ def of_a_learner(status: dict[str, Any]) -> dict[tuple[str, ...], float]:
         for family in WorkerMetrics("cards", "binary", telemetry).collect()
         for sample in family.samples
     }
+
+
+def test_figures_of_all_events_are_there_where_people_are_asked():
+    step = LearnStep(pipeline_of(labelling=Labelling()), shard=0, keys=[b"k" * 32], configuration="c")
+    step.slots.start(0, 5)
+    status = msgspec.json.decode(step.snapshot().status)
+    figures = UnbiasedFigures("binary")
+    for label, chance in ((True, 0.9), (False, 0.8), (False, 0.1)):
+        served = Served("b@0", chance > 0.5, {"false": 1 - chance, "true": chance}, persistence=False)
+        figures.update(label, served, 1.0 if label else 0.25)
+    status["metrics"]["unbiased"] = figures.report()
+    found = of_a_learner(status)
+    kept = {key[1:]: value for key, value in found.items() if key[0] == "driftloop_unbiased_quality"}
+    assert {(figure, system) for figure, _, system in kept} == {
+        ("accuracy", "model"), ("accuracy", "persistence"), ("log_loss", "model"), ("average_precision", "model"),
+        ("roc_auc", "model"), ("recall_at_alert_share", "model"), ("skill_vs_persistence", "model"),
+    }  # fmt: skip
+    assert kept["accuracy", "window", "model"] == pytest.approx(5 / 9)
+    assert kept["average_precision", "window", "model"] == 1.0
+    assert found["driftloop_unbiased_labels", "window"] == pytest.approx(81 / 33)
+    plain = of_a_learner({**status, "metrics": {k: v for k, v in status["metrics"].items() if k != "unbiased"}})
+    assert not [key for key in plain if key[0].startswith("driftloop_unbiased")]
 
 
 def test_what_became_of_models_is_counted_and_a_winner_that_waits_is_told():

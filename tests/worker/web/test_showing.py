@@ -71,7 +71,8 @@ def test_the_budget_is_that_of_all_partitions_and_of_the_newest_day():
 
 def test_an_objective_that_is_not_known_is_neither_kept_nor_broken():
     shown = showing.objectives([Judged("label_coverage", "at least 0.5", None, None, 0.5)])
-    assert shown == [{"name": "label_coverage", "wanted": "at least 0.5", "target": 0.5, "now": None, "kept": None}]
+    plain = {"name": "label_coverage", "wanted": "at least 0.5", "target": 0.5, "now": None, "kept": None}
+    assert shown == [{**plain, "basis": ""}]
 
 
 def test_the_age_is_that_of_all_scorers():

@@ -145,7 +145,7 @@ function objectives() {
     const [text, shown] = OBJECTIVES[its.name] ?? [word(its.name), figure];
     const [tone, verdict] = its.kept === null ? ["", "not known yet"] : its.kept ? ["good", "kept"] : ["bad", "broken"];
     return el("li", {}, el("span", { class: `pill ${tone}` }, verdict),
-      el("span", {}, `${text}: ${its.now === null ? "–" : shown(its.now)}, `, el("span", { class: "muted" }, `${its.wanted.startsWith("at most") ? "at most" : "at least"} ${shown(its.target)}`)));
+      el("span", {}, `${text}: ${its.now === null ? "–" : shown(its.now)}, `, el("span", { class: "muted" }, `${its.wanted.startsWith("at most") ? "at most" : "at least"} ${shown(its.target)}${its.basis === "unbiased.window" ? ", of all events" : ""}`)));
   }));
 }
 
