@@ -1,4 +1,4 @@
-# Two images of one source: `worker` (command line, workers, batch steps) and `airflow` (Airflow and what its tasks need).
+# Three images: `worker` (command line, workers, batch steps), `airflow` (Airflow and what its tasks need) and `mlflow` (its server).
 # Everything is pinned: the base here, Python packages in requirements/*.txt.
 FROM python:3.12.11-slim-bookworm AS base
 # LightGBM needs libgomp.

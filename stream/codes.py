@@ -199,6 +199,9 @@ DOCTOR = Section(
         Code("no_score_worker", "Nobody is in that consumer group", "`driftloop worker <file> --role score`"),
         Code("no_learn_worker", "Nobody is in that consumer group", "`driftloop worker <file> --role learn`"),
         Code("no_progress", "Records wait, a worker runs, and for three seconds nothing moved", "its log; `kill -USR1 <pid>`"),
+        Code("lag_grows", "More than ten seconds' worth of records wait on a partition, workers run, and within three seconds more came "
+             "than were processed; a slower growth is found by the alert `DriftloopLagGrows`",
+             "look again; then more score workers, up to one per partition; one worker learns: a model that costs less"),
         Code("clock_differs", "Redis' clock differs from this one", "NTP"),
         Code("time_in_future", "A clock is wrong: of the broker (LogAppendTime) or of a producer", "NTP; event time passes with it"),
         Code("redis_not_durable", "No append-only file, or it cannot be written", "`appendonly yes`; the disk"),

@@ -18,6 +18,8 @@ FUTURE_MS = 60_000
 STRAYED_MIN = 0.02  # share of sampled labels that lie elsewhere than their key's events
 MEMORY_SHARE = 0.85
 UNMATCHED_SHARE = 0.05
+LAG_S = 10.0  # of what comes in; a shorter lag grows and shrinks with batches and snapshots
+WORKED = (("events", "score"), ("labels", "score"), ("examples", "learn"))  # what waits, and for whom
 JUDGED_EVENTS = 100  # fewer say nothing about labels
 
 
@@ -131,7 +133,7 @@ def work_goes_on(facts: Facts) -> Iterator[Finding]:
     if len(facts.looks) < 2:
         return
     before, now = facts.looks[0], facts.looks[-1]
-    for topic, role in (("events", "score"), ("labels", "score"), ("examples", "learn")):
+    for topic, role in WORKED:
         # With no worker that is no riddle; a marker or two of transactions are never processed.
         if not facts.members.get(role):
             continue
@@ -144,6 +146,36 @@ def work_goes_on(facts: Facts) -> Iterator[Finding]:
                 "no_progress",
                 f"{topic}: a lag of {now.lag(topic):,} and no progress on partitions {', '.join(map(str, stuck))}",
                 f"the {role} worker's log says why; kill -USR1 <pid> prints where it stands; more workers, up to one per partition",
+            )
+
+
+def workers_keep_up(facts: Facts) -> Iterator[Finding]:
+    """By partition: one that is hot hides behind the others' progress. What does not move at all is `work_goes_on`'s."""
+    if len(facts.looks) < 2:
+        return
+    before, now = facts.looks[0], facts.looks[-1]
+    for topic, role in WORKED:
+        if not facts.members.get(role):
+            continue
+        behind, lag, came, done = [], 0, 0, 0
+        for partition, end in now.ends.get(topic, {}).items():
+            its_lag = end - now.position(topic, partition)
+            its_came = end - before.ends.get(topic, {}).get(partition, end)
+            its_done = now.position(topic, partition) - before.position(topic, partition)
+            if 0 < its_done < its_came and its_lag > LAG_S * its_came / facts.apart_s:
+                behind.append(partition)
+                lag, came, done = lag + its_lag, came + its_came, done + its_done
+        if behind:
+            yield Finding(
+                "lag_grows",
+                f"{topic}: a lag of {lag:,}, growing, on partitions {', '.join(map(str, behind))}: {came / facts.apart_s:,.1f} "
+                f"come each second, {done / facts.apart_s:,.1f} are processed",
+                "look again in a minute; if it still grows: "
+                + (
+                    "more score workers, up to one per partition (more of them do not help a partition that alone is hot)"
+                    if role == "score"
+                    else "a model or monitors that cost less, or a faster machine: one worker learns (driftloop replay prints its speed)"
+                ),
             )
 
 
@@ -266,7 +298,7 @@ def airflow_is_healthy(facts: Facts) -> Iterator[Finding]:
 
 CHECKS: tuple[Check, ...] = (
     kafka_answers, topics_fit, retention_is_long_enough, redis_is_fit, keys_are_good, stores_work, workers_run,
-    work_goes_on, model_is_fresh, keys_meet, labels_find_events, labels_come, clocks_agree, archive_keeps_up,
+    work_goes_on, workers_keep_up, model_is_fresh, keys_meet, labels_find_events, labels_come, clocks_agree, archive_keeps_up,
     airflow_is_healthy,
 )  # fmt: skip
 

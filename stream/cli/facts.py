@@ -50,6 +50,7 @@ class Facts(msgspec.Struct, kw_only=True):
     topic_settings: dict[str, dict[str, str]] = {}
     members: dict[str, int] = {}  # role -> workers that run
     looks: list[PipelineStatus] = []
+    apart_s: float = LOOK_S  # the first look and the last
     newest: dict[tuple[str, int], Newest] = {}
     redis_info: dict[str, Any] = {}
     redis_clock_ms: int | None = None
@@ -114,10 +115,13 @@ def _look_at_topics(facts: Facts, kafka: KafkaTopics) -> bool:
 
 
 def _look_twice(facts: Facts) -> None:
+    started_s = []
     for number in range(2):
         if number:
             time.sleep(LOOK_S)
+        started_s.append(time.monotonic())
         facts.looks.append(read_status(facts.settings, facts.pipeline.name, facts.pipeline.reads))
+    facts.apart_s = started_s[1] - started_s[0]
 
 
 def _sample(facts: Facts, kafka: KafkaTopics) -> None:

@@ -35,12 +35,22 @@ KEY, OLD = "k" * 32, "o" * 32
 KEYS = [f"card-{number}".encode() for number in range(200)]
 
 
-def look(events: int = 1_000, lag: int = 0, learned: int = 900, **counts: int) -> PipelineStatus:
-    meta = Meta(offsets={"events": events - lag, "labels": 900}, counts={"events": events, "labels": 900, **counts})
+def look(
+    events: int = 1_000,
+    lag: int = 0,
+    *,
+    labels: int = 900,
+    labels_lag: int = 0,
+    examples: int = 900,
+    learned: int = 900,
+    **counts: int,
+) -> PipelineStatus:
+    offsets = {"events": events - lag, "labels": labels - labels_lag}
+    meta = Meta(offsets=offsets, counts={"events": events, "labels": 900, **counts})
     return PipelineStatus(
         "cards",
         {0: meta},
-        {"events": {0: events}, "labels": {0: 900}, "examples": {0: 900}},
+        {"events": {0: events}, "labels": {0: labels}, "examples": {0: examples}},
         {"version": f"b@{learned}"},
         {},
     )
@@ -103,6 +113,9 @@ AILMENTS: list[tuple[str, dict[str, Any]]] = [
     ("no_score_worker", {"members": {"score": 0, "learn": 1}}),
     ("no_learn_worker", {"members": {"score": 1, "learn": 0}}),
     ("no_progress", {"looks": [look(lag=50), look(lag=50)]}),
+    ("lag_grows", {"looks": [look(5_000, 900), look(5_090, 930)]}),
+    ("lag_grows", {"looks": [look(labels=5_000, labels_lag=900), look(labels=5_090, labels_lag=930)]}),
+    ("lag_grows", {"looks": [look(examples=5_000, learned=4_100), look(examples=5_090, learned=4_160)]}),
     ("clock_differs", {"redis_clock_ms": -9_000}),
     ("time_in_future", {"newest": {**well().newest, ("events", 0): Newest([], NOW_MS + 300_000, NOW_MS)}}),
     ("redis_unreachable", {"failures": {"redis": "refused"}, "redis_info": {}}),
@@ -136,6 +149,28 @@ def test_what_ails_is_found_and_nothing_else(code: str, changes: dict[str, Any])
 def test_a_stale_model_is_found_beside_the_missing_worker():
     found = examine(well(members={"score": 1, "learn": 0}, looks=[look(learned=100)] * 2))
     assert {finding.code for finding in found} == {"no_learn_worker", "model_is_stale"}
+
+
+@pytest.mark.parametrize(
+    "looks",
+    [
+        [look(5_000, 900), look(5_090, 890)],  # it catches up
+        [look(5_000, 240), look(5_090, 290)],  # not ten seconds of 30 a second: the saw teeth of batches
+        [look(5_000, 900), look(5_000, 800)],  # nothing comes any more
+    ],
+)
+def test_a_lag_that_shrinks_or_is_short_is_none_that_grows(looks: list[PipelineStatus]):
+    assert examine(well(looks=looks)) == []
+
+
+def test_a_lag_is_measured_by_the_time_between_the_looks_and_by_partition():
+    looks = [look(5_000, 900), look(5_090, 930)]
+    assert [finding.code for finding in examine(well(looks=looks, apart_s=9.0))] == ["lag_grows"]
+    assert examine(well(looks=looks, apart_s=0.9)) == []  # 930 are less than ten seconds of 100 a second
+    for its, events, lag in zip(looks, (100_000, 101_000), (50_000, 40_000), strict=True):  # another one catches up
+        its.ends["events"][1], its.partitions[1] = events, Meta(offsets={"events": events - lag, "labels": 0})
+    (found,) = examine(well(looks=looks, apart_s=6.0))
+    assert "a lag of 930, growing, on partitions 0: 15.0 come each second, 10.0 are processed" in found.finding
 
 
 def test_nothing_is_wrong_with_a_pipeline_that_is_well():

@@ -30,6 +30,7 @@ from tests.conftest import KAFKA_CACHE
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
+GUIDE = (ROOT / "docs" / "deploying.md").read_text()
 SERVICES: dict[str, Any] = COMPOSE["services"]
 OURS = {name for name, its in SERVICES.items() if its.get("build", {}).get("target") == "worker"}
 AIRFLOW = {name for name, its in SERVICES.items() if its.get("build", {}).get("target") == "airflow"}
@@ -89,6 +90,20 @@ def test_what_starts_with_the_demo_and_what_with_profiles():
     version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert version is not None
     assert {SERVICES[name]["image"].rpartition(":")[2] for name in OURS | AIRFLOW} == {version[1]}
+
+
+def test_what_no_test_runs_is_said():
+    """docs/deploying.md counts our images, and names the services that are checked by schema and rules only."""
+    said = re.search(r"^- \*\*What is checked, and what is not\.\*\*.*?(?=\n\n|\n- )", GUIDE, re.DOTALL | re.MULTILINE)
+    assert said is not None
+    built = {its["build"]["target"] for its in SERVICES.values() if "build" in its}
+    assert len(built) == 3 and "our three images" in said[0]
+    assert all(f"`{target}`" in said[0] for target in built)
+    run_as_servers = {"kafka", "redis", "postgres"}  # `Here`, below
+    unrun = {name for name, its in SERVICES.items() if "build" not in its} - run_as_servers
+    listed = re.search(r"([A-Z][^.]*)\s+are\s+checked\s+by\s+schema and rules only", said[0])
+    assert listed is not None
+    assert {name.lower().replace(" ", "-") for name in re.split(r", | and ", listed[1])} == unrun
 
 
 def test_every_variable_of_ours_is_a_setting():
