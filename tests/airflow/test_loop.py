@@ -88,6 +88,17 @@ def test_a_drift_leads_to_a_new_champion(looped: World, watched: Watched):
     assert watched.wait_run(dag_id, airflow_run) == "success"
     tasks = watched.client.tasks(dag_id, airflow_run)
     assert {tasks[step] for step in ("archive_examples", "choose_window", "fit", "compare", "release")} == {"success"}
+
+    def told(step: str) -> list[dict[str, Any]]:
+        return [post for post in watched.posts if (post["run_id"], post["task_id"]) == (airflow_run, step)]
+
+    watched.wait(lambda: bool(told("compare") and told("release")), "the alerts on verdict and release")
+    (compared,), (decided,) = told("compare"), told("release")  # once each
+    assert compared["subject"] == f"{dag_id}: candidate compared with the champion"
+    assert {"accepted: True", f"why: {found[1].reason}"} <= set(compared["text"].split("\n"))
+    assert found[1].reason.startswith("Accepted: ")
+    assert decided["subject"] == f"{dag_id}: release decided"
+    assert {"released: True", f"base: {base}"} <= set(decided["text"].split("\n"))
     world.wait_settled()
     verdict = examine(world)
     assert verdict.canaries > 0
