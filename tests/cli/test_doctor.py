@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -232,6 +233,23 @@ def test_a_real_pipeline_well_and_ill(world: World):
     nowhere = {"DRIFTLOOP_REDIS_URL": "redis://127.0.0.1:1/0", "DRIFTLOOP_ARTIFACT_URL": "/proc/nowhere"}
     _, codes, found = call(world, DRIFTLOOP_AIRFLOW_URL="http://127.0.0.1:1", **nowhere)
     assert codes >= {"redis_unreachable", "artifacts_not_writable", "airflow_unreachable"}, found
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(180)
+def test_a_lag_that_grows_while_a_worker_works_is_found(world: World):
+    world.start("learn")
+    world.start("score", pace_s=0.02, batch_records_max="10")  # at most 50 events a second
+    events = [record for record in card_stream(5_000, partitions=2) if record.topic == "events"]
+    world.produce(events[:2_000])  # ten seconds of what comes next, and more
+    world.wait(lambda: world.committed() > 20, "the first events to be scored")
+    with ThreadPoolExecutor(1) as pool:
+        fed = pool.submit(world.produce, events[2_000:], rate=150)
+        while not (found := [f for f in call(world)[2] if f["code"] == "lag_grows"]):
+            assert not fed.done(), "the doctor did not find it while more came than was processed"
+        fed.result()
+    assert all(f["finding"].startswith("events: a lag of ") and "more score workers" in f["remedy"] for f in found)
+    assert "lag_grows" not in call(world)[1]  # it is still there, and grows no more
 
 
 def _send(world: World, records: Any, *partitioners: str) -> None:

@@ -18,6 +18,7 @@ from stream.adapters.kafka_tails import KafkaTails, in_time
 from stream.adapters.redis_models import RedisControl, RedisModelStore
 from stream.adapters.redis_telemetry import RedisTelemetry
 from stream.core.beginning import Beginning
+from stream.core.estimating import estimate
 from stream.core.evaluating import KEY_FIGURE
 from stream.core.objectives import coverage_of, judge
 from stream.core.records import Record
@@ -63,6 +64,7 @@ class Gatherer:
         self._course = b"{}"
         self._points: list[Point] = []
         self._metas: list[Meta] = []
+        self._estimated: dict[str, Any] | None = None
         self._status: dict[str, Any] | None = None
         self._reports: list[Any] = []
         self._partitions: dict[str, int] = {}
@@ -133,6 +135,8 @@ class Gatherer:
             wrong.append(f"the learner's status cannot be read: {error}")
         if wrong:
             raise DriftloopError("; ".join(wrong))
+        asking = [meta.labelling.quality for meta in self._metas if meta.labelling is not None]
+        self._estimated = estimate(asking, self._pipeline.task)
 
     async def _read_points(self) -> None:
         last_ms = self._points[-1].at_ms if self._points else -1
@@ -195,6 +199,7 @@ class Gatherer:
             "learner": learner,
             "objectives": showing.objectives(judged),
             "labels": showing.labels(counts, learner),
+            "estimated": self._estimated,
             "budget": showing.budget(self._pipeline.labelling or None, self._metas, counts),
             "dead": showing.dead_letters(counts, learner, self._records.get("dead_letters", [])),
             "predictions": showing.predictions(self._records.get("predictions", [])),

@@ -2,122 +2,36 @@
 
 from __future__ import annotations
 
-import http.client
 import itertools
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
 import pytest
 from confluent_kafka import Producer
-from playwright.sync_api import Browser, Page, expect
-from prometheus_client.parser import text_string_to_metric_families
+from playwright.sync_api import Page, expect
 
-from stream.cli.showing import PipelineStatus
 from stream.core.rollout import Trial
-from stream.local.servers import free_port
 from stream.local.stack import Stack
 from stream.worker.web.metrics import METRICS
-from tests.support.browser import browser, chromium_path
 from tests.support.records import pipeline_of
-from tests.support.world import World, card_stream
+from tests.support.served import TEXT_S, Served
+from tests.support.world import card_stream
 
 pytestmark = pytest.mark.integration
 
 HOSTILE = '<img src=x onerror="window.hacked=1">\'"&</script><script>window.hacked=1</script>'
-TEXT_S = 15_000  # ms, for what must come by itself
-
-
-class PageWorld(World):
-    """Playwright keeps an event loop running in this thread, and `status` wants one of its own."""
-
-    def status(self) -> PipelineStatus:
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(super().status).result()
-
-
-class Served:
-    """One world whose two workers have pages."""
-
-    def __init__(self, stack: Stack) -> None:
-        self.world = PageWorld(stack, "page", labelling="50", objectives="yes")
-        self.fed = False
-        self.ports = {role: free_port() for role in ("learn", "score")}
-        for role, port in self.ports.items():
-            self.world.start(role, web_port=str(port))
-        self.url = f"http://127.0.0.1:{self.ports['learn']}"
-        self.world.wait(lambda: all(self.get(role, "/ready")[0] == 200 for role in self.ports), "workers to be ready")
-
-    def feed(self) -> None:
-        """Some thousand events and labels, once: tests that need no browser run where there is none, too."""
-        if not self.fed:
-            self.fed = True
-            self.world.produce(card_stream(4_000, poison=0.02, partitions=self.world.partitions))
-
-    def get(self, role: str, path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.ports[role], timeout=10)
-        try:
-            connection.request(method, path, headers=headers)
-            answer = connection.getresponse()
-            return answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read()
-        except OSError:
-            return 0, {}, b""
-        finally:
-            connection.close()
-
-    def state(self, role: str = "learn") -> dict[str, Any]:
-        return json.loads(self.get(role, "/state")[2])
-
-    def metrics(self, role: str) -> dict[str, dict[tuple[str, ...], float]]:
-        found: dict[str, dict[tuple[str, ...], float]] = {}
-        for family in text_string_to_metric_families(self.get(role, "/metrics")[2].decode()):
-            its = found.setdefault(family.name.removesuffix("_info"), {})
-            for sample in family.samples:
-                its[sample.name, *map("=".join, sorted(sample.labels.items()))] = sample.value
-        return found
 
 
 @pytest.fixture(scope="module")
 def served(stack: Stack) -> Iterator[Served]:
-    made = Served(stack)
+    made = Served(stack, "page")
     yield made
     made.world.close()
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    if chromium_path() is None:
-        pytest.skip("Chromium is not on PATH: no browser has looked at the page (apt-get install chromium)")
-    with browser() as started:
-        yield started
-
-
-@pytest.fixture
-def open_page(chromium: Browser, served: Served, request: pytest.FixtureRequest) -> Iterator[Callable[..., Page]]:
-    """Pages; at the end of the test none of them may have complained."""
-    complaints: list[str] = []
-    pages: list[Page] = []
-
-    def make(**options: Any) -> Page:
-        page = chromium.new_page(**options)
-        pages.append(page)
-        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-        page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
-        page.on("request", lambda r: None if r.url.startswith(served.url) else complaints.append(f"outside: {r.url}"))
-        page.goto(served.url)
-        expect(page.locator("#connection")).to_have_text("live", timeout=TEXT_S)
-        return page
-
-    yield make
-    for page in pages:
-        page.close()
-    gone = "net::ERR_" if request.node.get_closest_marker("server_goes") else "nothing"
-    assert not [complaint for complaint in complaints if gone not in complaint]
 
 
 def tile(page: Page, name: str) -> Any:
@@ -136,6 +50,9 @@ def test_an_empty_system_says_so(open_page: Callable[..., Page], served: Served)
     expect(page.locator("#objectives li")).to_have_count(4)
     expect(page.locator("#objectives")).to_contain_text("not known yet")
     expect(page.locator("#budget")).to_contain_text("0 of 0 label requests")
+    expect(page.locator("#labels")).to_contain_text("No predictions yet")
+    expect(page.locator("#estimated")).to_have_count(0)
+    expect(page.locator("#quality-chart .mark")).to_have_count(0)
     expect(page.locator("#slots")).to_contain_text("champion")
     expect(page.locator("#releases")).to_contain_text("the model of the pipeline file")
     expect(page.locator("#trouble")).to_be_hidden()
@@ -202,6 +119,23 @@ def test_promises_and_the_label_budget_are_those_of_the_state(open_page: Callabl
     assert (
         targets["driftloop_objective_target_ratio", "objective=skill_vs_persistence", f"pipeline={world.name}"] == 1.5
     )
+
+
+def test_quality_is_estimated_while_labels_are_missing(open_page: Callable[..., Page], served: Served):
+    world = served.world
+    served.feed()
+    world.produce(card_stream(2_000, seed=4, partitions=world.partitions))  # so that an earlier estimate has turned out
+    world.wait_settled()
+    page = open_page()
+    its = world.status().estimated
+    assert its is not None and its["low"] < its["accuracy"] < its["high"]
+    shown = page.locator("#estimated")
+    expect(shown).to_contain_text(
+        f"accuracy {its['accuracy']:.3f} (90 %: {its['low']:.3f} to {its['high']:.3f}) of the last {its['predictions']:,} answers",
+        timeout=TEXT_S,
+    )
+    before = its["turned_out"]
+    expect(shown).to_contain_text(f"{before['expected']:.3f} was expected and {before['accuracy']:.3f} turned out")
 
 
 @pytest.mark.parametrize(
@@ -333,9 +267,10 @@ def test_what_comes_from_records_is_only_ever_text(open_page: Callable[..., Page
         "release_id": "hostile.1", "pipeline": world.name, "action": "rejected", "base": HOSTILE, "version": version,
         "decided_by": HOSTILE, "reason": HOSTILE, "decided_at_ms": 1,
     }  # fmt: skip
+    began = served.charted()
     drift = {
         "drift_id": "hostile", "pipeline": world.name, "signal": HOSTILE, "detector": "x", "severity": 1.0,
-        "examples_topic": "x", "from_offset": 100, "to_offset": 200, "detected_at_ms": 1, "segment": f"a={HOSTILE}",
+        "examples_topic": "x", "from_offset": began, "to_offset": began + 100, "detected_at_ms": 1, "segment": f"a={HOSTILE}",
         "moved": [{"feature": HOSTILE, "how": "higher", "shift": 1.0, "rank_before": 0.1, "rank_after": 0.9}],
     }  # fmt: skip
     producer = Producer({"bootstrap.servers": world.stack.brokers})
@@ -350,6 +285,11 @@ def test_what_comes_from_records_is_only_ever_text(open_page: Callable[..., Page
     for place in ("#predictions", "#releases", "#drifts", "#dead"):
         expect(page.locator(place)).to_contain_text(HOSTILE, timeout=TEXT_S)
     expect(page.locator("#news")).to_contain_text("Drift: ")
+    mark = page.locator("#quality-chart g").filter(has_text=f"{HOSTILE} where a is {HOSTILE}")
+    expect(mark.locator("line.mark.c-red")).to_have_count(1)
+    expect(mark.locator("title")).to_contain_text(f"since example {began:,}")
+    expect(page.locator("#quality-legend .c-red")).to_have_text("drift")
+    expect(page.locator("#quality-chart svg")).to_have_attribute("aria-label", re.compile(r"[1-9] drifts marked"))
     assert page.locator("main img, main script").count() == 0
     assert page.evaluate("window.hacked") is None
 

@@ -44,11 +44,11 @@ function draw() {
   part("figures", [state.learner?.window, state.learner?.overall], figures);
   part("objectives", state.objectives, objectives);
   part("segments", [state.learner?.segments, course?.segments, course?.offset, state.drifts], segments);
-  part("slots", [state.learner?.slots, state.learner?.trial, course?.trial], models);
+  part("slots", [state.learner?.slots, state.learner?.trial, course?.trial, state.drifts], models);
   part("releases", state.releases, releases);
   part("flow", [state.flow], partitions);
   part("course", [course?.at_ms], flowCharts);
-  part("labels", state.labels, labels);
+  part("labels", [state.labels, state.estimated], labels);
   part("budget", state.budget, budget);
   part("features", state.learner?.features, features);
   part("predictions", state.predictions, predictions);
@@ -81,8 +81,10 @@ function tiles() {
   );
 }
 
+const driftMark = (d, x, text) => ({ x, cls: "c-red", tone: "t-red", text, title: driftText(d) });
+
 function marks() {
-  const found = state.drifts.map((d) => ({ x: d.from_offset, cls: "c-red", tone: "t-red", text: "drift", title: driftText(d) }));
+  const found = state.drifts.map((d) => driftMark(d, d.from_offset, "drift"));
   const tone = { promoted: ["c-green", "t-green", "promoted"], rolled_back: ["c-purple", "t-purple", "rolled back"] };
   for (const r of state.releases) {
     const its = tone[r.action];
@@ -159,7 +161,7 @@ function segments() {
   const shown = (state.learner?.segments ?? []).slice(0, 12), made = [];
   for (const s of shown) made.push([...card(`${s.segment}: ${s.value}`, figure(s.figure), "small"), s]);
   $("segments").replaceChildren(...made.map(([node]) => node));
-  const lost = state.drifts.map((d) => ({ x: d.from_offset, cls: "c-red", tone: "t-red", text: "", title: driftText(d) }));
+  const lost = state.drifts.map((d) => driftMark(d, d.from_offset, ""));
   for (const [, chart, s] of made) {
     const values = course?.segments?.[s.segment]?.[s.value];
     const points = values ? course.offset.map((x, i) => [x, values[i]]) : [];
@@ -196,13 +198,18 @@ function models() {
     el("div", { class: "multi-title" }, el("span", {}, `${word(name)}, step by step`), el("span", { class: "legend" }, el("span", { class: "c-blue" }, "on trial"), el("span", { class: "c-grey" }, "rival"))),
     rolling,
   );
-  const points = (course?.trial ?? []).filter((t) => t && t[0] === trial.base && (t[1] === "probation") === (trial.stage === "probation"));
+  const onTrial = (course?.trial ?? []).map((t, i) => [course.offset[i], t]).filter(([, t]) => t && t[0] === trial.base && (t[1] === "probation") === (trial.stage === "probation"));
+  const points = onTrial.map(([, t]) => t);
+  // Drifts are told by examples, a trial by the labels it has compared: the first point after the change knows both.
+  const lost = state.drifts.filter((d) => onTrial[0]?.[0] <= d.from_offset).flatMap((d) => onTrial.filter(([offset]) => offset >= d.from_offset).slice(0, 1).map(([, t]) => driftMark(d, t[3], "drift")));
   lines(wealth, {
+    marks: lost,
     series: [{ cls: "c-green", points: points.map((t) => [t[3], Math.max(1e-3, t[6])]) }, { cls: "c-red", points: points.map((t) => [t[3], Math.max(1e-3, t[7])]) }],
     levels: [{ y: trial.needed, cls: "c-grey", text: `decides: ${compact(trial.needed)}` }], logarithmic: true, none: "The course of the evidence comes with the next labels.",
     label: `evidence that the model on trial is better ${compact(trial.evidence_better)}, worse ${compact(trial.evidence_worse)}, needed ${compact(trial.needed)}`,
   });
   lines(rolling, {
+    marks: lost,
     series: [{ cls: "c-grey", points: steps(points, 5) }, { cls: "c-blue", points: steps(points, 4) }], none: "It comes with the next labels.",
     label: `${word(name)} of the model on trial and of its rival, over the labels compared`,
   });
@@ -270,7 +277,16 @@ function labels() {
   const pairs = Object.entries(its.timing).flatMap(([name, count]) => [el("dt", {}, name.replaceAll("_", " ")), el("dd", {}, whole(count))]);
   $("labels").replaceChildren(
     el("p", { class: "note" }, its.coverage === null ? "No predictions yet." : `${percent(its.coverage)} of ${whole(its.predictions)} answers have a label that was learned.`),
-    el("div", { class: "bar", "aria-hidden": "true" }, bar), el("dl", { class: "pairs" }, ...pairs));
+    el("div", { class: "bar", "aria-hidden": "true" }, bar), el("dl", { class: "pairs" }, ...pairs), ...estimated());
+}
+
+// How good the answers are by their scores, while labels are missing, and how earlier estimates turned out.
+function estimated() {
+  const its = state.estimated, before = its?.turned_out;
+  if (!its) return [];
+  return [el("p", { class: "note", id: "estimated" },
+    `Estimated without labels: accuracy ${figure(its.accuracy)} (90 %: ${figure(its.low)} to ${figure(its.high)}) of the last ${whole(its.predictions)} answers, ${percent(its.coverage)} of them labelled.`,
+    before ? ` Before, ${figure(before.expected)} was expected and ${figure(before.accuracy)} turned out, by ${whole(before.labelled)} labels.` : "")];
 }
 
 function budget() {
