@@ -45,7 +45,7 @@ class Reader:
         elif block.text.startswith(UP):
             self.go_up(block.text.partition("#")[0].strip())
         elif block.how == "until it says":
-            wait_until(lambda: self.says(block), 120.0, f"{block.text.strip()} to say {block.expected}", 1.0)
+            wait_until(lambda: self.says(block), 240.0, f"{block.text.strip()} to say {block.expected}", 1.0)
         else:
             assert self.says(block), f"{block.text}\ndoes not say {block.expected!r}:\n{self.output}"
 
