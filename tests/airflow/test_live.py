@@ -176,7 +176,15 @@ def test_nobodys_answer_is_the_default(watched: Watched):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("answer", ["Release", None])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(
+            "Release", marks=pytest.mark.xfail(reason="open: fails now and then, see the issue's note", strict=False)
+        ),
+        None,
+    ],
+)
 def test_a_question_ends_though_the_triggerer_is_dead_at_its_time_out(watched: Watched, answer: str | None):
     dag_id = "nobody_answers_nor_triggers"
     watched.server.kill("triggerer")
