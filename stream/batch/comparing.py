@@ -157,16 +157,13 @@ def _gain(pipeline: Pipeline, candidate: float | None, champion: float | None) -
 
 
 def _segment_losses(pipeline: Pipeline, candidate: Judged, champion: Judged) -> Iterator[tuple[float, str]]:
+    key = pipeline.metric
     for segment, values in champion.segments.items():
         for value, report in values.items():
             other = candidate.segments.get(segment, {}).get(value)
             if other is None or report["overall"]["labels"] < SEGMENT_LABELS_MIN:
                 continue
-            gain = _gain(
-                pipeline,
-                other["overall"]["model"].get(pipeline.metric),
-                report["overall"]["model"].get(pipeline.metric),
-            )
+            gain = _gain(pipeline, other["overall"]["model"].get(key), report["overall"]["model"].get(key))
             if gain is not None:
                 yield -gain, f"{segment}={value}"
 

@@ -22,13 +22,13 @@ from stream.adapters.file_pipelines import load_pipeline
 from stream.adapters.kafka_topics import KafkaTopics
 from stream.adapters.redis_dump import RedisDump, StoredKey
 from stream.adapters.redis_models import FORGETTING
+from stream.cli.answering import source_of
 from stream.cli.arguments import PipelineFile
 from stream.cli.producing import follow
 from stream.cli.running import refuse_running
 from stream.core.beginning import Beginning
 from stream.core.model_bases import configuration_of
 from stream.errors import ConfigurationError, DriftloopError, StartupRefused
-from stream.messages import Prediction
 from stream.pipeline import Pipeline
 from stream.settings import Settings, load_settings
 from stream.topics import TopicNames
@@ -234,13 +234,9 @@ def _artifacts(settings: Settings, pipeline: Pipeline, source: ArtifactFiles, ma
 def _answered(settings: Settings, pipeline: Pipeline) -> dict[int, int]:
     """Partition -> up to which event consumers have their predictions: a second one could differ."""
     names, answered = TopicNames.of(pipeline), dict[int, int]()
-    decode = msgspec.json.Decoder(Prediction).decode
     for message in follow(settings, names.predictions, from_start=True, to_end=True, newest=TAIL):
-        try:
-            source = decode(message.value() or b"").source
-        except msgspec.DecodeError:
-            continue  # not a record of ours
-        if source.partition == message.partition() and source.topic == names.events:
+        source = source_of(message.value())
+        if source is not None and source.partition == message.partition() and source.topic == names.events:
             answered[source.partition] = max(answered.get(source.partition, 0), source.offset + 1)
     return answered
 

@@ -129,14 +129,16 @@ def workers_run(facts: Facts) -> Iterator[Finding]:
             yield Finding(f"no_{role}_worker", f"no {role} worker runs", f"driftloop worker <file> --role {role}")
 
 
+def _worked(facts: Facts) -> Iterator[tuple[str, str]]:
+    """What waits, and for whom, where two looks can be compared. With no worker it is no riddle that it waits."""
+    if len(facts.looks) >= 2:
+        yield from ((topic, role) for topic, role in WORKED if facts.members.get(role))
+
+
 def work_goes_on(facts: Facts) -> Iterator[Finding]:
-    if len(facts.looks) < 2:
-        return
-    before, now = facts.looks[0], facts.looks[-1]
-    for topic, role in WORKED:
-        # With no worker that is no riddle; a marker or two of transactions are never processed.
-        if not facts.members.get(role):
-            continue
+    for topic, role in _worked(facts):
+        before, now = facts.looks[0], facts.looks[-1]
+        # A marker or two of transactions are never processed.
         stuck = [
             p for p, end in now.ends.get(topic, {}).items()
             if end - now.position(topic, p) > 2 and now.position(topic, p) == before.position(topic, p)
@@ -151,12 +153,8 @@ def work_goes_on(facts: Facts) -> Iterator[Finding]:
 
 def workers_keep_up(facts: Facts) -> Iterator[Finding]:
     """By partition: one that is hot hides behind the others' progress. What does not move at all is `work_goes_on`'s."""
-    if len(facts.looks) < 2:
-        return
-    before, now = facts.looks[0], facts.looks[-1]
-    for topic, role in WORKED:
-        if not facts.members.get(role):
-            continue
+    for topic, role in _worked(facts):
+        before, now = facts.looks[0], facts.looks[-1]
         behind, lag, came, done = [], 0, 0, 0
         for partition, end in now.ends.get(topic, {}).items():
             its_lag = end - now.position(topic, partition)

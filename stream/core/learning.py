@@ -236,9 +236,8 @@ class LearnStep:
         served = example.served.get(example.slot)
         if served is not None:
             self._evaluation.update(example.label, served)
-            # Defaults bore a propensity once, and examples are kept.
-            if self._unbiased is not None and example.propensity is not None and timing != "default":
-                self._unbiased.update(example.label, served, example.propensity)
+            if self._unbiased is not None:
+                self._unbiased.take(example, served)
             if self._segments:
                 self._judge_segments(example, served)
         champion = example.served.get(CHAMPION)

@@ -228,8 +228,8 @@ class PeriodFold:
 
     def _judge(self, example: Example, served: Served, slot: int) -> None:
         self._overall.update(example.label, served)
-        if self._unbiased is not None and example.propensity is not None and example.timing != "default":
-            self._unbiased.update(example.label, served, example.propensity)
+        if self._unbiased is not None:
+            self._unbiased.take(example, served)
         self._slots[slot].update(example.label, served)
         base = served.version.partition("@")[0]
         base = told_apart(base, self._models, MODELS_MAX)

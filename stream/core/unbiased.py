@@ -16,7 +16,7 @@ import msgspec
 from stream.core.evaluating import SYSTEMS, loss_of
 from stream.core.scores import ANOMALY_BINS, BINS, ScoreHistogram, anomaly_bin_of, bin_of
 from stream.core.sheets import skills_of
-from stream.messages import LabelValue, Served
+from stream.messages import Example, LabelValue, Served
 
 __all__ = ["UnbiasedFigures"]
 
@@ -50,6 +50,12 @@ class UnbiasedFigures:
         self._bins = {"binary": BINS, "anomaly": ANOMALY_BINS}.get(task, 0)
         self._state = _State(window, 0, 0.0, 0.0, [[0.0, 0.0] for _ in SYSTEMS], [0.0, 0.0], [], [])
         self._state.histogram = [[0.0] * self._bins, [0.0] * self._bins]
+
+    def take(self, example: Example, served: Served) -> None:
+        """Take an example, if somebody was asked for its label."""
+        # Defaults bore a propensity once, and examples are kept.
+        if example.propensity is not None and example.timing != "default":
+            self.update(example.label, served, example.propensity)
 
     def update(self, label: LabelValue, served: Served, propensity: float) -> None:
         """Take one label that was asked for with this probability."""
