@@ -7,7 +7,8 @@ Airflow 3.3's own operator has three holes, all found here by answering at once:
 - A task cannot read its own answer.
 The scheduler does read it when a waiting task's time-out is over. So this operator waits in short turns. A retry does not ask
 again: it leaves the waiting to the triggerer, which can read answers and gives the scheduler time to see that the task has gone.
-Should the triggerer be dead when the time is over, the scheduler ends its waiting a little later, and the next retry has it look itself.
+A dead triggerer ends nothing: such a task waits until one is back. A second parking would not do instead: where the answer is there
+already, Airflow wakes the task before its process has ended, which is the first hole again.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ from airflow.triggers.base import TriggerEvent
 __all__ = ["AnswerTrigger", "AskOperator"]
 
 TURN_MIN, TURN_MAX = timedelta(seconds=5), timedelta(seconds=120)
-GRACE = timedelta(minutes=5)  # for the triggerer, after the time-out
 
 
 class AskOperator(HITLOperator):
@@ -51,12 +51,7 @@ class AskOperator(HITLOperator):
             except TaskAwaitingInput:
                 store.set("asked", asked)
             self._wait(asked["at"])
-        left = datetime.fromisoformat(asked["at"]) + self.within - datetime.now(UTC)
-        if left <= timedelta(0):  # the scheduler reads what may have been answered, and wakes `execute_complete`
-            # Where an answer lies there already, too short a turn has the scheduler take this try, too, for a crash.
-            self._wait(asked["at"], min(TURN_MIN * instance.try_number**2, TURN_MAX))
         self.defer(
-            timeout=left + GRACE,
             trigger=AnswerTrigger(
                 ti_id=instance.id,
                 options=list(self.options),
@@ -81,10 +76,10 @@ class AskOperator(HITLOperator):
             "timedout": True,
         }
 
-    def _wait(self, at: str, turn: timedelta | None = None) -> None:
+    def _wait(self, at: str) -> None:
         waited = datetime.now(UTC) - datetime.fromisoformat(at)
-        usual = min(max(waited, TURN_MIN), TURN_MAX, max(self.within - waited, timedelta(seconds=1)))
-        raise TaskAwaitingInput(method_name="execute_complete", kwargs={"at": at}, timeout=turn or usual)
+        turn = min(max(waited, TURN_MIN), TURN_MAX, max(self.within - waited, timedelta(seconds=1)))
+        raise TaskAwaitingInput(method_name="execute_complete", kwargs={"at": at}, timeout=turn)
 
 
 class AnswerTrigger(HITLTrigger):

@@ -75,10 +75,15 @@ def test_a_change_becomes_one_drift(world: World):
     assert drift.signal in ("error", "label")
     examples = world.read("examples")[0]
     changed_ms = event_time(world.read("events"), "e4000")
-    noticed = msgspec.json.decode(examples[drift.to_offset - 1].value or b"")["occurred_at_ms"]
-    located = msgspec.json.decode(examples[drift.from_offset].value or b"")["occurred_at_ms"]
-    assert changed_ms < noticed < changed_ms + 1_500_000  # an event a second
-    assert abs(located - changed_ms) < 400_000  # labels come up to five minutes late, in no order
+    occurred = [msgspec.json.decode(example.value or b"")["occurred_at_ms"] for example in examples]
+
+    def changed_before(offset: int) -> int:
+        """Examples, not event time: one partition may be far ahead of the other."""
+        return sum(at_ms >= changed_ms for at_ms in occurred[:offset])
+
+    assert 0 < changed_before(drift.to_offset) < 1_500
+    assert changed_before(drift.from_offset) < 400  # labels come up to five minutes late, in no order
+    assert occurred[drift.from_offset] > changed_ms - 400_000
     assert record.timestamp_ms == examples[drift.to_offset - 1].timestamp_ms == drift.detected_at_ms
     world.stop_workers()
 

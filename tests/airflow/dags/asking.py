@@ -4,7 +4,6 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, task
 
-from stream.airflow import asking
 from stream.airflow.asking import AskOperator
 
 with DAG("asking", schedule=None, max_active_tasks=2):
@@ -31,8 +30,6 @@ with DAG("nobody_answers", schedule=None):
         within=timedelta(seconds=2), otherwise="Reject",
     )  # fmt: skip
     decide.override(task_id="decide")(silent.output)
-
-asking.GRACE = timedelta(seconds=3)
 
 
 class AskedTwice(AskOperator):
