@@ -189,7 +189,9 @@ def test_a_dead_triggerer_neither_loses_the_answer_nor_ends_the_run(watched: Wat
             watched.client.answer(dag_id, run_id, "ask", answer)
         over = time.monotonic() + 22  # the question stands for 20 s
         states = ("success", "running") if answer else ("running",)  # an answer may wake the task without a triggerer
-        watched.wait(lambda: watched.client.run(dag_id, run_id)["state"] not in states or time.monotonic() > over, "the end")
+        watched.wait(
+            lambda: watched.client.run(dag_id, run_id)["state"] not in states or time.monotonic() > over, "the end"
+        )
         assert watched.client.run(dag_id, run_id)["state"] in states
     finally:
         watched.server.restart("triggerer")
