@@ -38,8 +38,14 @@ __all__ = ["demo"]
 SETTLE_S = 120.0
 READY_S = 60.0
 EVENTS = 30_000
-LOOP_EVENTS, LOOP_RATE, LOOP_CHANGE_AT = 300_000, 1_000.0, 0.1  # enough for a follow-up, a search and a trial
-LOOP_AIRFLOW = {"DRIFTLOOP_DRIFT_CHECK_CRON": "* * * * *", "DRIFTLOOP_DRIFT_GAP_S": "5"}
+LOOP_EVENTS, LOOP_RATE = 300_000, 500.0  # 10 minutes; the story ends it sooner
+LOOP_CHANGE_AT = 20_000  # soon: most of the stream is for what comes after
+LOOP_SETTINGS = {
+    "DRIFTLOOP_DRIFT_CHECK_CRON": "* * * * *",
+    "DRIFTLOOP_DRIFT_GAP_S": "5",
+    "DRIFTLOOP_FETCH_WAIT_MS": "100",  # fewer, larger micro-batches: Airflow needs the processors
+    "DRIFTLOOP_FETCH_MIN_BYTES": "100000",
+}
 
 
 class _Demo(NamedTuple):
@@ -75,7 +81,7 @@ def demo(
     with interruptible() as stop, Stack(directory, fresh=True, say=lambda t: console.print(t, style="dim")) as stack:
         os.environ.update({k: v for k, v in stack.environment().items() if k.startswith("DRIFTLOOP_")})
         if airflow:
-            os.environ.update(LOOP_AIRFLOW)
+            os.environ.update(LOOP_SETTINGS)
         settings = load_settings()
         KafkaTopics(settings.kafka(), TopicNames.of(pipeline)).create(settings.partitions, 1)
         ports = web_ports(settings, ("learn", "score"))
@@ -115,8 +121,10 @@ def demo(
 
 
 def _changing_early(generator: Path, events: int) -> Iterator[Produced]:
-    """The payments of the example, whose fraudsters change soon: most of the stream is for what comes after."""
-    made = load_generator(generator).payments(events, seed=7, change_at=LOOP_CHANGE_AT, days=events / 1_000)
+    """The payments of the example, whose fraudsters change soon."""
+    made = load_generator(generator).payments(
+        events, seed=7, change_at=min(LOOP_CHANGE_AT / events, 0.5), days=events / 1_000
+    )
     return (Produced(*record) for record in made)
 
 

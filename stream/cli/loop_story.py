@@ -165,9 +165,10 @@ class LoopStory:
         say("what the first model would have done by itself ...")
         figure = KEY_FIGURE[self._pipeline.task].replace("_", " ")
         alone, served, labels = self._alone_and_served(promoted)
+        better = "better" if served > alone else "[yellow]NOT better[/]"
         console.print(
             f"{figure} over the {labels:,} labels of events after the promotion: {served:.3f} as served, "
-            f"{alone:.3f} if the first model had been left alone",
+            f"{alone:.3f} if the first model had been left alone: the loop was {better}",
             highlight=False,
         )
 
