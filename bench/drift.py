@@ -30,9 +30,9 @@ from stream import Pipeline, entity
 from stream.adapters.file_pipelines import load_pipeline
 from stream.batch.replaying import replay
 from stream.cli.history import from_produced
-from stream.cli.sources import Columns, read_source
+from stream.cli.sources import Produced, load_generator
 from stream.core.drifting import DriftWatch
-from stream.messages import Example, Served, Source
+from stream.messages import Drift, Example, Served, Source
 from stream.ports import Outgoing
 
 __all__ = ["DATA", "elec2", "run"]
@@ -234,22 +234,25 @@ def _in_time_order() -> None:
 
 def _payments(quick: bool) -> None:
     """The example as it is shipped, from records to messages: labels between the change and the message, and false ones."""
-    n, seeds = 40_000, (7,) if quick else (7, 1, 2, 3, 4)
     folder = Path(__file__).parents[1] / "examples" / "payments"
     pipeline = load_pipeline(folder / "pipeline.py").pipeline
-    delays, before = [], 0
-    for seed in seeds:
-        learned: list[int] = []  # offsets of events, in the order of their examples
+    payments = load_generator(folder / "generator.py").payments
 
-        def keep(out: Outgoing, learned: list[int] = learned) -> None:
+    def watched(n: int, seed: int, change_at: float) -> tuple[list[int], list[Drift]]:
+        """Offsets of events in the order of their examples, and what was told."""
+        learned: list[int] = []
+
+        def keep(out: Outgoing) -> None:
             if out.topic == "examples":
                 learned.append(msgspec.json.decode(out.value or b"", type=Example).event_source.offset)
 
-        made = read_source(
-            pipeline, str(folder / "generator.py"), columns=Columns(None, None, None, None, None), limit=n, delay_ms=0,
-            interval_ms=0, seed=seed,
-        )  # fmt: skip
-        drifts = replay(pipeline, from_produced(made), on_output=keep).drifts
+        made = (Produced(*record) for record in payments(n, seed=seed, change_at=change_at, days=n / 1_000))
+        return learned, replay(pipeline, from_produced(made), on_output=keep).drifts
+
+    n, seeds = 40_000, (7,) if quick else (7, 1, 2, 3, 4)
+    delays, before = [], 0
+    for seed in seeds:
+        learned, drifts = watched(n, seed, 0.5)
         change = next(at for at, offset in enumerate(learned) if offset >= n // 2)
         before += sum(drift.to_offset <= change for drift in drifts)
         delays.append(next((drift.to_offset - change for drift in drifts if drift.to_offset > change), n))
@@ -257,6 +260,11 @@ def _payments(quick: bool) -> None:
         "drift.delay.payments", statistics.median(delays), "labels", longest=max(delays), runs=len(delays),
         before_the_change=before,
     )  # fmt: skip
+    n, seeds = (30_000, (7,)) if quick else (150_000, (7, 8))
+    false = [
+        len(watched(n, seed, change_at)[1]) for seed in seeds for change_at in (0.0, 1.0)
+    ]  # one world or the other
+    figure("drift.false_alarms.payments", sum(false) * 100_000 / n / len(false), "per 100,000 events", runs=len(false))
 
 
 def _shift(before: float, after: float, seed: int) -> Iterator[Judged]:
