@@ -1,32 +1,36 @@
 """A pipeline's live predictions made anew, byte for byte.
 
-Each event is scored by the very version that its live prediction names, which is built anew from `examples`. Versions are
-built once, in ascending order, while all partitions move forward together: a partition waits until the version of its next
-event is there, and a version is dropped as soon as no event that is left names it. So the memory taken by models does not
-grow with their number.
+Each event is scored by the very version that its live prediction names, which is built anew: the first model from the
+pipeline file and `examples`, a released one from its base's file and the examples after it. Versions are built once, in
+ascending order, while all partitions move forward together: a partition waits until the version of its next event is there,
+and a version is dropped as soon as no event that is left names it. So the memory taken by models does not grow with their
+number.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from stream.batch.offline_scoring import OfflineScoring
-from stream.core.explaining import compile_scorer
-from stream.core.learning import LearnStep, open_for_serving
+from stream.core.explaining import Answer, Scorer, compile_scorer
+from stream.core.learning import LearnStep, Serving, open_for_serving
+from stream.core.model_bases import ModelBase
+from stream.core.rebuilding import Rebuilt, rebuild, unbroken
 from stream.core.records import Record
-from stream.core.scoring import LiveModel
-from stream.errors import ConfigurationError
+from stream.core.scoring import NO_ANSWER, BesideModel, LiveModel
+from stream.errors import ConfigurationError, StartupRefused
 from stream.messages import CHAMPION, ModelRef, Prediction
 from stream.pipeline import Pipeline
 from stream.ports import Outgoing
 
-__all__ = ["ExactReplay", "LivePredictions", "exact_replay"]
+__all__ = ["ExactReplay", "LivePredictions", "ReleasedBases", "exact_replay"]
 
 KEYS = (b"an exact replay's snapshots stay.",)
 BATCH_MAX = 500  # records in a row for one model
@@ -43,7 +47,7 @@ class ExactReplay(msgspec.Struct, frozen=True):
     equal: int  # of them, byte for byte: value, key and timestamp
     only_live: int  # the replay gave none
     only_replayed: int  # live gave none
-    not_rebuilt: int  # live predictions of versions that `examples` does not hold, or beside a champion; not compared
+    not_rebuilt: int  # live predictions of versions that cannot be built: a base or examples are gone; not compared
     versions: int  # models built anew
     versions_held_max: int  # at the same time
     first_difference: str | None
@@ -59,6 +63,24 @@ class ExactReplay(msgspec.Struct, frozen=True):
         return self.predictions > 0 and not self.not_rebuilt
 
 
+class Answered(NamedTuple):
+    """Which model gave an answer."""
+
+    base: str
+    offset: int  # of examples, up to which it had learned
+    slot: str
+
+
+class ReleasedBases(NamedTuple):
+    """Where models come from that were not the first."""
+
+    open: Callable[[str], ModelBase | None] = lambda _: None  # by name; None if the file is not there
+    examples: Callable[[int], Iterable[list[Record]]] = lambda _: ()  # of shard 0 from an offset on, in batches
+
+
+NONE_RELEASED = ReleasedBases()
+
+
 class LivePredictions:
     """What lies on `predictions`, by source position: the version named, and a digest of the bytes.
 
@@ -68,13 +90,14 @@ class LivePredictions:
     def __init__(self, partitions_from: Mapping[int, int] | None = None) -> None:
         """`partitions_from`: by partition, the first event of the present state; what lies before is left out."""
         self._from = dict(partitions_from or {})
-        self.versions: dict[tuple[int, int], str] = {}
-        self.unanswered: dict[tuple[int, int], str] = {}  # events of an earlier state, by what a repeat of theirs says
-        self.beside: set[tuple[int, int]] = set()  # answered by the model beside the champion
+        self.models: dict[tuple[int, int], Answered] = {}
+        self.unanswered: dict[
+            tuple[int, int], Answered
+        ] = {}  # events of an earlier state, by what a repeat of theirs says
         self.repeated: set[tuple[int, int]] = set()  # answered from memory, without a model
         self.newest: dict[int, int] = {}  # by partition, the last event that has a prediction
         self.digests: dict[tuple[int, int], bytes] = {}
-        self._names: dict[str, str] = {}
+        self._same: dict[Answered, Answered] = {}
 
     def before(self, place: tuple[int, int]) -> bool:
         """Whether an earlier state has answered this event."""
@@ -86,13 +109,13 @@ class LivePredictions:
         place = prediction.source.partition, prediction.source.offset
         if self.before(place):
             return
-        version = prediction.model.version
-        self.versions[place] = self._names.setdefault(version, version)
-        (self.beside.discard if prediction.model.slot == CHAMPION else self.beside.add)(place)
+        base, _, offset = prediction.model.version.rpartition("@")
+        model = Answered(base, int(offset), prediction.model.slot)
+        self.models[place] = model = self._same.setdefault(model, model)
         (self.repeated.discard if prediction.duplicate_of is None else self.repeated.add)(place)
         first = prediction.duplicate_of
         if first is not None and self.before((first.partition, first.offset)):
-            self.unanswered[first.partition, first.offset] = version
+            self.unanswered[first.partition, first.offset] = model
         self.newest[place[0]] = max(place[1], self.newest.get(place[0], 0))
         self.digests[place] = _digest(record.key, record.value, record.timestamp_ms)
 
@@ -110,6 +133,7 @@ def exact_replay(
     examples_start: int = 0,
     window: int = 1_000,
     extra_allowed: frozenset[str] = frozenset(),
+    released: ReleasedBases = NONE_RELEASED,
     fetch_live: Callable[[int, int], bytes | None] = lambda *_: None,
     on_records: Callable[[int], None] = lambda _: None,
 ) -> ExactReplay:
@@ -121,15 +145,17 @@ def exact_replay(
         examples_start: the offset at which the state's examples begin: the first base is named after it, too.
         window: labels in the sliding window of the figures, as the learner has it.
         extra_allowed: names of the pipeline's own file that a model may refer to.
+        released: the models that came after the first.
         fetch_live: the value of a live prediction by partition and offset of its event, for the text of a difference.
         on_records: called with the number of records that were just done.
     """
     started_s = time.perf_counter()
-    versions = _Versions(pipeline, examples, window, extra_allowed, examples_start)
+    wanted = [*live.models.values(), *live.unanswered.values()]
+    versions = _Versions(pipeline, examples, window, extra_allowed, examples_start, released, wanted)
     run = _Exact(pipeline, live, versions, fetch_live, on_records)
     events = asyncio.run(run.over(records))
-    compared = sum(run.comparable(place) for place in live.versions)
-    missed = sum(run.comparable(place) for place in live.versions.keys() - run.seen)
+    compared = sum(run.comparable(place) for place in live.models)
+    missed = sum(run.comparable(place) for place in live.models.keys() - run.seen)
     return ExactReplay(
         pipeline.name,
         events,
@@ -137,7 +163,7 @@ def exact_replay(
         run.equal,
         missed,
         run.only_replayed,
-        len(live.versions) - compared,
+        len(live.models) - compared,
         versions.built,
         versions.held_max,
         run.first_difference,
@@ -146,10 +172,17 @@ def exact_replay(
 
 
 class _Versions:
-    """Models by the examples offset that they have learned up to, built in ascending order."""
+    """Models by base and the examples offset that they have learned up to, built in ascending order of offsets."""
 
     def __init__(
-        self, pipeline: Pipeline, examples: Iterable[Record], window: int, extra_allowed: frozenset[str], start: int
+        self,
+        pipeline: Pipeline,
+        examples: Iterable[Record],
+        window: int,
+        extra_allowed: frozenset[str],
+        start: int,
+        released: ReleasedBases,
+        wanted: Iterable[Answered],
     ) -> None:
         self._pipeline = pipeline
         self._examples = iter(examples)
@@ -159,17 +192,56 @@ class _Versions:
         self._step = LearnStep(
             pipeline, shard=0, keys=KEYS, configuration="exact", window=window, extra_allowed=extra_allowed, start=start
         )
-        self.base, self.start = self._step.base, start
-        self._held: dict[int, LiveModel] = {}
+        self.first = Answered(self._step.base, start, CHAMPION)
+        offsets: dict[str, set[int]] = defaultdict(set)
+        for model in wanted:
+            offsets[model.base].add(model.offset)
+        self._lines = {
+            base: self._line(released, base, its) for base, its in offsets.items() if base != self.first.base
+        }
+        self._newest: dict[str, tuple[int, Scorer | None]] = {}
+        self._held: dict[Answered, LiveModel] = {}
         self.built = self.held_max = 0
 
-    def offset_of(self, version: str) -> int | None:
-        """Of a version that may be built from `examples`; None for one of another base."""
-        base, _, offset = version.rpartition("@")
-        return int(offset) if base == self.base else None
+    def _line(self, released: ReleasedBases, name: str, offsets: set[int]) -> Iterator[tuple[int, Rebuilt]]:
+        """The versions of a released base, in ascending order, as far as they can be built."""
+        base = released.open(name)
+        if base is None:
+            return
+        wanted = {offset for offset in offsets if offset >= base.offset}
+        batches = unbroken(released.examples(base.offset), base.offset, max(wanted, default=base.offset), "examples")
+        try:
+            yield from rebuild(self._pipeline, base, batches, wanted, self._extra_allowed)
+        except StartupRefused:  # some are gone
+            return
 
-    def build(self, offset: int) -> bool:
-        """Go on to this offset; False if `examples` ends before it, or begins behind it."""
+    def build(self, model: Answered) -> bool:
+        """Build this one; False if its base is not there, or `examples` ends before it, or begins behind it."""
+        serving, scorer = self._first_at(model.offset)
+        if model.base != self.first.base:
+            scorer = self._released_at(model.base, model.offset)
+        if serving is None or scorer is None:
+            return False
+        name, version = self._pipeline.name, f"{model.base}@{model.offset}"
+        live = LiveModel(ModelRef(name, version), scorer, *msgspec.structs.astuple(serving))
+        if model.slot != CHAMPION:  # who was champion beside it is of no account: this one answered
+            beside = BesideModel(ModelRef(name, version, model.slot), scorer, share=1.0)
+            live = live._replace(scorer=_no_answer, beside=beside)
+        self._held[model] = live
+        self.built += 1
+        self.held_max = max(self.held_max, len(self._held))
+        return True
+
+    def _released_at(self, base: str, offset: int) -> Scorer | None:
+        """The same one again under another slot, or one further on."""
+        at, scorer = self._newest.get(base, (-1, None))
+        if at != offset:
+            scorer = next((rebuilt.scorer for its, rebuilt in self._lines[base] if its == offset), None)
+            self._newest[base] = offset, scorer
+        return scorer
+
+    def _first_at(self, offset: int) -> tuple[Serving | None, Scorer | None]:
+        """The first model at an offset, and the figures, which are of all that was served."""
         batch: list[Record] = []
         while (record := self._next()) is not None and record.offset < offset:
             batch.append(record)
@@ -179,20 +251,15 @@ class _Versions:
                 batch = []
         self._step.step(batch)
         if self._step.offset != offset:
-            return False
-        header, model, serving = open_for_serving(
+            return None, None
+        _, model, serving = open_for_serving(
             self._step.snapshot().models["champion"], KEYS, pipeline=self._pipeline.name, shard=0, configuration="exact",
             extra_allowed=self._extra_allowed,
         )  # fmt: skip
-        scorer = compile_scorer(
-            model, self._pipeline.task, explained_top=self._pipeline.explained_top, threshold=self._pipeline.threshold
+        pipeline = self._pipeline
+        return serving, compile_scorer(
+            model, pipeline.task, explained_top=pipeline.explained_top, threshold=pipeline.threshold
         )
-        ref = ModelRef(self._pipeline.name, header.version)
-        assert serving is not None
-        self._held[offset] = LiveModel(ref, scorer, *msgspec.structs.astuple(serving))
-        self.built += 1
-        self.held_max = max(self.held_max, len(self._held))
-        return True
 
     def _next(self) -> Record | None:
         if self._ahead is None and not self._ended:
@@ -200,13 +267,17 @@ class _Versions:
             self._ended = self._ahead is None
         return self._ahead
 
-    def __getitem__(self, offset: int) -> LiveModel:
-        return self._held[offset]
+    def __getitem__(self, model: Answered) -> LiveModel:
+        return self._held[model]
 
-    def drop(self, last_needed: Mapping[int, int], now: int) -> None:
+    def drop(self, last_needed: Mapping[Answered, int], now: int) -> None:
         """Forget what no event that is left names."""
-        for offset in [o for o in self._held if last_needed[o] <= now]:
-            del self._held[offset]
+        for model in [m for m in self._held if last_needed[m] <= now]:
+            del self._held[model]
+
+
+def _no_answer(_: dict[str, Any]) -> Answer:
+    return NO_ANSWER
 
 
 class _Exact:
@@ -224,25 +295,21 @@ class _Exact:
         self._fetch_live = fetch_live
         self._on_records = on_records
         self._scoring = OfflineScoring(pipeline)
-        self._missing: set[int] = set()  # versions that cannot be built
+        self._missing: set[Answered] = set()  # models that cannot be built
         self.seen: set[tuple[int, int]] = set()
         self.equal = self.only_replayed = 0
         self.first_difference: str | None = None
 
     def comparable(self, place: tuple[int, int]) -> bool:
         """Whether the replay can be expected to give this prediction."""
-        if place in self._live.beside:  # who was champion then is not known here
-            return False
-        offset = self._versions.offset_of(self._live.versions[place])
-        return offset is not None and offset not in self._missing
+        return self._live.models[place] not in self._missing
 
-    def _offset_for(self, record: Record) -> int | None:
-        """Of the model that answered this event; None if none did, or it cannot be built."""
+    def _model_for(self, record: Record) -> Answered | None:
+        """The model that answered this event; None if none did."""
         place = record.partition, record.offset
         if record.topic != "events" or place in self._live.repeated:
             return None
-        version = self._live.versions.get(place) or self._live.unanswered.get(place)
-        return None if version is None else self._versions.offset_of(version)
+        return self._live.models.get(place) or self._live.unanswered.get(place)
 
     async def over(self, records: Iterable[Record]) -> int:
         """Returns how many records were events."""
@@ -250,34 +317,38 @@ class _Exact:
         for record in records:
             queues.setdefault(record.partition, []).append(record)
         # A partition is at `reached` when its next event is: versions go forward but for another worker's late look.
-        first = self._versions.start  # whose model also answers what names none, such as events of an earlier state
-        last_needed: dict[int, int] = {first: first}
+        first = self._versions.first  # which also answers what names none, such as events of an earlier state
+        last_needed: dict[Answered, int] = {first: first.offset}
         for queue in queues.values():
-            reached = first
+            reached = first.offset
             for record in queue:
-                if (offset := self._offset_for(record)) is not None:
-                    reached = max(reached, offset)
-                    last_needed[offset] = max(last_needed.get(offset, 0), reached)
-        runs = {partition: _runs(queue, self._offset_for) for partition, queue in queues.items()}
-        waiting: dict[int, tuple[int | None, list[Record]]] = {}
+                if (model := self._model_for(record)) is not None:
+                    reached = max(reached, model.offset)
+                    last_needed[model] = max(last_needed.get(model, 0), reached)
+        runs = {partition: _runs(queue, self._model_for) for partition, queue in queues.items()}
+        waiting: dict[int, tuple[Answered | None, list[Record]]] = {}
         current: LiveModel | None = None
-        for now in sorted(last_needed):
-            if not self._versions.build(now):
-                self._missing.add(now)
-            else:
-                current = self._versions[now]
+        due: dict[int, list[Answered]] = defaultdict(list)
+        for model in last_needed:
+            due[model.offset].append(model)
+        for now in sorted(due):
+            for model in due[now]:
+                if not self._versions.build(model):
+                    self._missing.add(model)
+                else:
+                    current = self._versions[model]
             for partition, its in runs.items():
                 while (run := waiting.pop(partition, None) or next(its, None)) is not None:
-                    offset, batch = run
-                    if offset is not None and offset > now:
+                    of, batch = run
+                    if of is not None and of.offset > now:
                         waiting[partition] = run
                         break
-                    model = current if offset is None or offset in self._missing else self._versions[offset]
-                    if model is None:
+                    live = current if of is None or of in self._missing else self._versions[of]
+                    if live is None:
                         raise ConfigurationError(
                             "--exact", self._pipeline.name, "examples does not hold the first model: it began elsewhere"
                         )
-                    await self._score(partition, batch, model)
+                    await self._score(partition, batch, live)
             self._versions.drop(last_needed, now)
         return sum(record.topic == "events" for queue in queues.values() for record in queue)
 
@@ -312,17 +383,17 @@ class _Exact:
 
 
 def _runs(
-    queue: Sequence[Record], offset_for: Callable[[Record], int | None]
-) -> Iterator[tuple[int | None, list[Record]]]:
+    queue: Sequence[Record], model_for: Callable[[Record], Answered | None]
+) -> Iterator[tuple[Answered | None, list[Record]]]:
     """Records in a row that one model may answer; those that no model answered go with those before."""
     batch: list[Record] = []
-    of: int | None = None
+    of: Answered | None = None
     for record in queue:
-        offset = offset_for(record)
-        if batch and (len(batch) == BATCH_MAX or (offset is not None and offset != of)):
+        model = model_for(record)
+        if batch and (len(batch) == BATCH_MAX or (model is not None and model != of)):
             yield of, batch
             batch = []
-        of = offset if offset is not None else of
+        of = model if model is not None else of
         batch.append(record)
     if batch:
         yield of, batch

@@ -9,18 +9,21 @@ from typing import Any
 
 import msgspec
 
+from stream.adapters.artifact_files import ArtifactFiles
+from stream.adapters.example_log import ExampleLog
 from stream.adapters.kafka_ranges import read_range
 from stream.adapters.kafka_topics import KafkaTopics
 from stream.adapters.redis_models import examples_from
 from stream.batch.archived_history import ArchivedHistory
-from stream.batch.exact import ExactReplay, LivePredictions, exact_replay
+from stream.batch.exact import ExactReplay, LivePredictions, ReleasedBases, exact_replay
 from stream.batch.replaying import in_order
 from stream.cli.producing import follow
 from stream.cli.showing import read_status
 from stream.cli.sources import Produced
 from stream.core.beginning import Beginning
+from stream.core.model_bases import ModelBase, configuration_of, open_base
 from stream.core.records import Record
-from stream.errors import ConfigurationError
+from stream.errors import ConfigurationError, SnapshotRefused, Unavailable
 from stream.messages import Prediction
 from stream.pipeline import Pipeline
 from stream.settings import Settings
@@ -194,8 +197,29 @@ def exact(
 
     return exact_replay(
         pipeline, history, live, examples, examples_start=examples_start, window=settings.metrics_window, extra_allowed=allowed,
-        fetch_live=fetch_live, on_records=on_records,
+        released=_released(settings, pipeline, allowed), fetch_live=fetch_live, on_records=on_records,
     )  # fmt: skip
+
+
+def _released(settings: Settings, pipeline: Pipeline, allowed: frozenset[str]) -> ReleasedBases:
+    """Bases by their files, and the examples after them, where needed from the archive."""
+    names = TopicNames.of(pipeline)
+    files = ArtifactFiles(settings.artifact_url, pipeline.name)
+    log = ExampleLog(settings.kafka(), names, settings.archive_url)
+
+    def open_named(name: str) -> ModelBase | None:
+        try:
+            return open_base(
+                files.get_base(name), settings.signing(), pipeline=pipeline.name, configuration=configuration_of(pipeline),
+                extra_allowed=allowed,
+            )  # fmt: skip
+        except (Unavailable, SnapshotRefused):
+            return None
+
+    def examples(start: int) -> Iterable[list[Record]]:
+        return log.batches(0, start, KafkaTopics(settings.kafka(), names).offsets("examples", 0)[1])
+
+    return ReleasedBases(open_named, examples)
 
 
 def _record(topic: str, m: Any) -> Record:

@@ -8,14 +8,18 @@ from typing import Any
 
 import msgspec
 import pytest
+from river import linear_model, optim, preprocessing
 
 from stream import Labels
 from stream.adapters.memory import MemoryStateStore
-from stream.batch.exact import ExactReplay, LivePredictions, exact_replay
-from stream.core.explaining import compile_scorer
+from stream.batch.exact import ExactReplay, LivePredictions, ReleasedBases, exact_replay
+from stream.core.examples import Follower
+from stream.core.explaining import Answer, compile_scorer
+from stream.core.lean_pickle import dump_model, load_model
 from stream.core.learning import LearnStep, open_for_serving
+from stream.core.model_bases import ModelBase
 from stream.core.records import Record
-from stream.core.scoring import LiveModel, ScoreStep
+from stream.core.scoring import BesideModel, LiveModel, ScoreStep
 from stream.messages import ModelRef
 from stream.pipeline import Pipeline
 from tests.support.records import pipeline_of
@@ -38,12 +42,22 @@ class Live:
     Args:
         start: where the state's examples begin.
         answered: by partition, so many events were answered by an earlier state.
+        released: a candidate; it answers half of the entities after 500 examples and all after 1,000, when the first model
+            stands by for what it cannot answer.
     """
 
     def __init__(
-        self, pipeline: Pipeline, records: list[Record], seed: int = 1, *, start: int = 0, answered: int = 0
+        self,
+        pipeline: Pipeline,
+        records: list[Record],
+        seed: int = 1,
+        *,
+        start: int = 0,
+        answered: int = 0,
+        released: ModelBase | None = None,
     ) -> None:
         self.start, self.answered = start, answered
+        self.candidate = None if released is None else Follower(pipeline, released)
         self.predictions: list[Record] = []
         self.examples: list[Record] = []
         asyncio.run(self._run(pipeline, records, random.Random(seed)))
@@ -80,7 +94,29 @@ class Live:
                             Record(out.topic, out.partition, offset, out.timestamp_ms, out.key, out.value, out.headers)
                         )
             learner.step(self.examples[learner.offset - self.start :])
-            models.append(live_model(pipeline, learner))
+            models.append(self._models(pipeline, learner))
+
+    def _models(self, pipeline: Pipeline, learner: LearnStep) -> LiveModel:
+        first = live_model(pipeline, learner)
+        if self.candidate is None or learner.offset < 500:
+            return first
+        self.candidate.step(self.examples)
+        assert self.candidate.offset == learner.offset
+        model = load_model(dump_model(self.candidate.pupil.model))
+        scorer = compile_scorer(
+            model, pipeline.task, explained_top=pipeline.explained_top, threshold=pipeline.threshold
+        )
+        version = self.candidate.version
+        if learner.offset < 1_000:
+            return first._replace(beside=BesideModel(ModelRef(pipeline.name, version, "challenger"), scorer, 0.5))
+
+        def often_failing(x: dict[str, Any]) -> Answer:
+            if x["hour"] == 7:
+                raise ValueError("seven")
+            return scorer(x)
+
+        stands_by = BesideModel(ModelRef(pipeline.name, first.ref.version, "previous"), first.scorer)
+        return first._replace(ref=ModelRef(pipeline.name, version), scorer=often_failing, beside=stands_by)
 
 
 def live_model(pipeline: Pipeline, learner: LearnStep) -> LiveModel:
@@ -99,6 +135,7 @@ def compare(
     *,
     start: int = 0,
     answered: int = 0,
+    released: ReleasedBases = ReleasedBases(),  # noqa: B008 - it does not change
 ) -> ExactReplay:
     live = LivePredictions(dict.fromkeys(range(2), answered))
     for record in predictions:
@@ -108,8 +145,9 @@ def compare(
         source = msgspec.json.decode(record.value or b"")["source"]
         by_place[source["partition"], source["offset"]] = record.value
     return exact_replay(
-        pipeline, records, live, iter(examples), examples_start=start, fetch_live=lambda *place: by_place.get(place)
-    )
+        pipeline, records, live, iter(examples), examples_start=start, released=released,
+        fetch_live=lambda *place: by_place.get(place),
+    )  # fmt: skip
 
 
 def test_every_prediction_is_made_again():
@@ -185,11 +223,43 @@ def test_versions_that_examples_do_not_hold_are_not_compared():
     assert found.equal == found.predictions == len(its.predictions) - found.not_rebuilt
 
 
-def test_what_a_former_champion_answered_in_anothers_place_is_not_compared():
+def candidate_of(pipeline: Pipeline) -> ModelBase:
+    """Another model, whose base begins at example 300."""
+    model = preprocessing.StandardScaler() | linear_model.LogisticRegression(optim.SGD(0.3))
+    return ModelBase(pipeline=pipeline.name, shard=0, offset=300, model=model)
+
+
+def test_candidates_and_what_the_former_champion_answered_in_anothers_place_are_made_again():
+    pipeline = cards()
+    records = card_stream(2_500, repeated=0.05)
+    its = Live(pipeline, records, released=candidate_of(pipeline))
+    models = [msgspec.json.decode(r.value or b"")["model"] for r in its.predictions]
+    slots = {slot: sum(model["slot"] == slot for model in models) for slot in ("champion", "challenger", "previous")}
+    assert min(slots.values()) > 40
+
+    def examples(start: int) -> list[list[Record]]:
+        return [its.examples[start : start + 200], its.examples[start + 200 :]]
+
+    def released(examples: Any, known: bool = True) -> ReleasedBases:
+        name = candidate_of(pipeline).name
+        return ReleasedBases(lambda base: candidate_of(pipeline) if known and base == name else None, examples)
+
+    found = compare(pipeline, records, its.predictions, its.examples, released=released(examples))
+    assert found.first_difference is None
+    assert found.same and found.complete
+    assert found.equal == found.predictions == len(its.predictions) > 2_400
+    of_candidate = sum(model["version"].startswith(candidate_of(pipeline).name) for model in models)
+    for cannot in (released(examples, known=False), released(lambda start: examples(start + 1))):
+        found = compare(pipeline, records, its.predictions, its.examples, released=cannot)
+        assert found.same and not found.complete
+        assert found.not_rebuilt == of_candidate > 1_000
+
+
+def test_what_names_a_base_that_nobody_has_is_not_compared():
     records = card_stream(800)
     its = Live(cards(), records)
     value = msgspec.json.decode(its.predictions[300].value or b"")
-    value["model"]["slot"] = "previous"
+    value["model"]["version"] = "0badbad0@5"
     its.predictions[300] = msgspec.structs.replace(its.predictions[300], value=msgspec.json.encode(value))
     found = compare(cards(), records, its.predictions, its.examples)
     assert found.same

@@ -15,7 +15,9 @@ import pytest
 from river import linear_model, optim, preprocessing, tree
 
 from stream.adapters.artifact_files import ArtifactFiles
+from stream.adapters.file_pipelines import load_pipeline
 from stream.batch.releasing import ask, pending, release
+from stream.cli.history import exact
 from stream.core.model_bases import ModelBase, configuration_of, seal_base
 from stream.errors import SnapshotRefused
 from stream.local.process import Child
@@ -138,6 +140,9 @@ def test_a_better_candidate_becomes_the_champion_and_a_person_takes_it_back(worl
     assert (verdict.releases[-1].decided_by, verdict.releases[-1].parent) == ("person:ada", first)
     assert newest_bases(world) == {first}
     world.stop_workers()
+    replayed = exact(world.settings, world.pipeline, load_pipeline(world.file).allowed, lambda _: None)
+    assert replayed.same and replayed.complete, replayed
+    assert replayed.equal == verdict.predictions
 
 
 def test_a_bad_model_that_a_person_promoted_is_taken_back_by_a_rule(
