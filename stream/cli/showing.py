@@ -277,7 +277,10 @@ def exact_view(its: ExactReplay) -> Text:
     for count, what in (
         (its.only_live, "live predictions that the replay did not give"),
         (its.only_replayed, "predictions that live did not give"),
-        (its.not_rebuilt, "live predictions of versions that cannot be built: a base's file or examples are gone; not compared"),
+        (
+            its.not_rebuilt,
+            "live predictions of versions that cannot be built: a base's file or examples are gone; not compared",
+        ),
     ):
         if count:
             text.append(f"\n{count:,} {what}", style="yellow")
