@@ -259,8 +259,16 @@ def _recent_histogram(bins: int, labels: Iterable[str], places: Iterable[int | N
 
 
 def _recent_sums(losses: Sequence[float | None], briers: Sequence[float | None]) -> list[float]:
-    known = [loss for loss in losses if loss is not None]
-    return [float(len(known)), math.fsum(known), math.fsum([brier for brier in briers if brier is not None]), 0.0]
+    count, loss = _sum_of_known(losses)
+    return [count, loss, _sum_of_known(briers)[1], 0.0]
+
+
+def _sum_of_known(values: Sequence[float | None]) -> tuple[float, float]:
+    try:
+        return float(len(values)), math.fsum(values)  # type: ignore[arg-type]
+    except TypeError:  # answers without probabilities are among them: seldom, and a look at each costs more than the sum
+        known = [value for value in values if value is not None]
+        return float(len(known)), math.fsum(known)
 
 
 def _losses_of(
