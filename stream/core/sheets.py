@@ -61,13 +61,19 @@ def agreement(pairs: Pairs) -> dict[str, Any]:
     if not total:
         return {"labels": 0, "accuracy": None, "kappa": None}
     right = sum(row.get(label, 0) for label, row in pairs.items())
+    predicted = _predicted(pairs)
+    chance = sum(sum(row.values()) * predicted.get(label, 0) for label, row in pairs.items()) / total**2
+    accuracy = right / total
+    return {"labels": total, "accuracy": accuracy, "kappa": (accuracy - chance) / (1 - chance) if chance < 1 else None}
+
+
+def _predicted(pairs: Pairs) -> dict[str, int]:
+    """How often each class was said."""
     predicted: dict[str, int] = {}
     for row in pairs.values():
         for prediction, count in row.items():
             predicted[prediction] = predicted.get(prediction, 0) + count
-    chance = sum(sum(row.values()) * predicted.get(label, 0) for label, row in pairs.items()) / total**2
-    accuracy = right / total
-    return {"labels": total, "accuracy": accuracy, "kappa": (accuracy - chance) / (1 - chance) if chance < 1 else None}
+    return predicted
 
 
 def two_class(pairs: Pairs) -> dict[str, Any]:
@@ -85,11 +91,9 @@ def two_class(pairs: Pairs) -> dict[str, Any]:
 
 def per_class(pairs: Pairs) -> dict[str, Any]:
     recalls = {label: _ratio(row.get(label, 0), _size(row)) for label, row in sorted(pairs.items())}
-    scores = []
+    predicted, scores = _predicted(pairs), []
     for label, row in pairs.items():
-        tp = row.get(label, 0)
-        fp = sum([other.get(label, 0) for name, other in pairs.items() if name != label])
-        f1 = _ratio(2 * tp, tp + _size(row) + fp)
+        f1 = _ratio(2 * row.get(label, 0), _size(row) + predicted.get(label, 0))
         if f1 is not None and _size(row):
             scores.append(f1)
     return {"macro_f1": sum(scores) / len(scores) if scores else None, "recall_by_class": recalls}
