@@ -56,7 +56,8 @@ class Retrain:
         automation: "automatic", or "approval": a person decides in Airflow before the release.
         approval_timeout: an approval that nobody gives is a rejection after so long.
         start_from: what candidates may start from: "scratch", "champion" (it goes on learning), "transfer".
-        transfer_from: the pipeline whose champion "transfer" starts from; its features must be the same.
+        transfer_from: the pipeline from whose newest base "transfer" starts, of those that knew no label of the window; its
+            features must be the same.
     """
 
     on_drift: bool = True

@@ -48,6 +48,15 @@ class RedisResubmissions:
         except RedisError as error:
             raise _unavailable(error) from error
 
+    def give_back(self, letters: Iterable[str]) -> None:
+        """They were claimed and certainly not sent."""
+        refused = list(letters)
+        try:
+            if refused:
+                self._client.hdel(self._key, *refused)
+        except RedisError as error:
+            raise _unavailable(error) from error
+
     def close(self) -> None:
         self._client.close()
 

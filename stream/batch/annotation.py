@@ -59,18 +59,20 @@ def take_requests(
     store = RedisAnnotations(**settings.redis(), pipeline=pipeline.name)
 
     def claim(state: Annotations) -> tuple[list[dict[str, Any]], list[tuple[OpenRequest, Verdict]]]:
-        found = {asked.event: asked for asked in open_requests(settings, pipeline)}
         known = ((event, verdict(asked, labelling.annotators)) for event, asked in state.events.items())
-        unsent = [(found[event], known) for event, known in known if known is not None and event in found]
+        decided = [(event, known) for event, known in known if known is not None]
+        found = {asked.event: asked for asked in open_requests(settings, pipeline, expired=bool(decided))}
+        unsent = [(found[event], known) for event, known in decided if event in found]
         until = now + labelling.within_ms + MARGIN_MS
         taken = take(
             state,
-            list(found),
+            [event for event, asked in found.items() if not asked.expired],
             run_id,
             limit=labelling.batch,
             annotators=labelling.annotators,
             now_ms=now,
             until_ms=until,
+            unsent={asked.event for asked, _ in unsent},
         )
         return [_item(pipeline, found[e], e, c, state.events[e].remark) for e, c in taken if e in found], unsent
 

@@ -71,11 +71,19 @@ def base_before(run: Run, name: str | None, shard: int, offset: int) -> ModelBas
 
 
 def line_start(run: Run, name: str | None) -> int:
-    """The examples offset at which a champion's line begins: that of its first base. Raises as `base_before` does."""
-    start = 0
+    """The examples offset at which a champion's line begins: that of its first base whose file is there and can be read.
+
+    Raises as `base_before` does, for the champion itself.
+    """
+    start, found = 0, False
     while name is not None:
-        base = open_base(run.files.get_base(name), run.keys, pipeline=run.pipeline.name, extra_allowed=run.allowed)
-        start, name = base.offset, base.provenance.get("parent")
+        try:
+            base = open_base(run.files.get_base(name), run.keys, pipeline=run.pipeline.name, extra_allowed=run.allowed)
+        except (Unavailable, SnapshotRefused):
+            if not found:
+                raise
+            break  # an old file was deleted, or its key was retired: retraining goes on from what is left
+        start, name, found = base.offset, base.provenance.get("parent"), True
     return start
 
 

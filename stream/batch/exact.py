@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -29,6 +29,7 @@ from stream.errors import ConfigurationError, StartupRefused
 from stream.messages import CHAMPION, ModelRef, Prediction
 from stream.pipeline import Pipeline
 from stream.ports import Outgoing
+from stream.topics import TopicNames
 
 __all__ = ["ExactReplay", "LivePredictions", "ReleasedBases", "exact_replay"]
 
@@ -47,7 +48,9 @@ class ExactReplay(msgspec.Struct, frozen=True):
     equal: int  # of them, byte for byte: value, key and timestamp
     only_live: int  # the replay gave none
     only_replayed: int  # live gave none
-    not_rebuilt: int  # live predictions of versions that cannot be built: a base or examples are gone; not compared
+    not_rebuilt: (
+        int  # live predictions that cannot be made again: a base, examples or earlier events are gone; not compared
+    )
     versions: int  # models built anew
     versions_held_max: int  # at the same time
     first_difference: str | None
@@ -71,6 +74,9 @@ class Answered(NamedTuple):
     slot: str
 
 
+FAILED = Answered("", 0, "failed")  # in place of a model: live had none for this event
+
+
 class ReleasedBases(NamedTuple):
     """Where models come from that were not the first."""
 
@@ -87,9 +93,31 @@ class LivePredictions:
     The last copy of a position counts, for it is of the present state; copies are identical but for a reset in between.
     """
 
-    def __init__(self, partitions_from: Mapping[int, int] | None = None) -> None:
-        """`partitions_from`: by partition, the first event of the present state; what lies before is left out."""
+    def __init__(
+        self,
+        partitions_from: Mapping[int, int] | None = None,
+        *,
+        failed: Set[tuple[int, int]] = frozenset(),
+        shortened: Mapping[int, int] | None = None,
+        looks_back: bool = True,
+        trimmed: Set[int] = frozenset(),
+    ) -> None:
+        """
+        Args:
+            partitions_from: by partition, the first event of the present state; what lies before is left out.
+            failed: events that no model could answer: they are dead letters.
+            shortened: partitions whose oldest events are deleted, and the first that is left.
+            looks_back: whether features depend on the entity's history: then so does every later answer there, if only in its
+                last bits (sums are kept as distances from the entity's first value).
+            trimmed: partitions whose oldest predictions are.
+        """
         self._from = dict(partitions_from or {})
+        self.failed = failed
+        self._shortened, self._looks_back = shortened or {}, looks_back
+        self._trimmed = trimmed
+        self._doubtful: set[str] = set()  # event ids
+        self.unsettled: set[tuple[int, int]] = set()  # what they depend on is deleted, or may be
+        self.oldest: dict[int, int] = {}  # by partition, the first event that has a prediction
         self.models: dict[tuple[int, int], Answered] = {}
         self.unanswered: dict[
             tuple[int, int], Answered
@@ -103,21 +131,45 @@ class LivePredictions:
         """Whether an earlier state has answered this event."""
         return place[1] < self._from.get(place[0], 0)
 
+    def wants(self, place: tuple[int, int]) -> bool:
+        """Whether an event that has no prediction here must have had one."""
+        partition, offset = place
+        if partition in self._trimmed and offset < self.oldest.get(partition, 0):
+            return False
+        return offset <= self.newest.get(partition, -1)  # live may not have come so far
+
     def add(self, record: Record) -> None:
-        """One record of `predictions`."""
-        prediction = _decode(record.value or b"")
+        """One record of `predictions`; what is none of ours is passed over."""
+        try:
+            prediction = _decode(record.value or b"")
+            base, _, offset = prediction.model.version.rpartition("@")
+            model = Answered(base, int(offset), prediction.model.slot)
+        except (msgspec.DecodeError, ValueError):
+            return
         place = prediction.source.partition, prediction.source.offset
         if self.before(place):
             return
-        base, _, offset = prediction.model.version.rpartition("@")
-        model = Answered(base, int(offset), prediction.model.slot)
+        if self._depends_on_deleted(prediction):
+            self.unsettled.add(place)
         self.models[place] = model = self._same.setdefault(model, model)
         (self.repeated.discard if prediction.duplicate_of is None else self.repeated.add)(place)
         first = prediction.duplicate_of
         if first is not None and self.before((first.partition, first.offset)):
             self.unanswered[first.partition, first.offset] = model
         self.newest[place[0]] = max(place[1], self.newest.get(place[0], 0))
+        self.oldest[place[0]] = min(place[1], self.oldest.get(place[0], place[1]))
         self.digests[place] = _digest(record.key, record.value, record.timestamp_ms)
+
+    def _depends_on_deleted(self, prediction: Prediction) -> bool:
+        partition, first = prediction.source.partition, prediction.duplicate_of
+        known_from = self._shortened.get(partition, 0)
+        if partition in self._trimmed:
+            known_from = max(known_from, self.oldest.get(partition, 0))
+        if first is not None and first.offset < known_from:
+            self._doubtful.add(
+                prediction.event_id
+            )  # and later repeats of it: what is a repeat depends on when the first came
+        return (self._looks_back and partition in self._shortened) or prediction.event_id in self._doubtful
 
 
 def _digest(key: bytes | None, value: bytes | None, timestamp_ms: int) -> bytes:
@@ -276,6 +328,10 @@ class _Versions:
             del self._held[model]
 
 
+def _fails(_: dict[str, Any]) -> Answer:
+    raise ValueError("no model answered this event")
+
+
 def _no_answer(_: dict[str, Any]) -> Answer:
     return NO_ANSWER
 
@@ -302,13 +358,15 @@ class _Exact:
 
     def comparable(self, place: tuple[int, int]) -> bool:
         """Whether the replay can be expected to give this prediction."""
-        return self._live.models[place] not in self._missing
+        return self._live.models[place] not in self._missing and place not in self._live.unsettled
 
     def _model_for(self, record: Record) -> Answered | None:
         """The model that answered this event; None if none did."""
         place = record.partition, record.offset
         if record.topic != "events" or place in self._live.repeated:
             return None
+        if place in self._live.failed and place not in self._live.models:
+            return FAILED
         return self._live.models.get(place) or self._live.unanswered.get(place)
 
     async def over(self, records: Iterable[Record]) -> int:
@@ -322,7 +380,8 @@ class _Exact:
         for queue in queues.values():
             reached = first.offset
             for record in queue:
-                if (model := self._model_for(record)) is not None:
+                if (model := self._model_for(record)) not in (None, FAILED):
+                    assert model is not None
                     reached = max(reached, model.offset)
                     last_needed[model] = max(last_needed.get(model, 0), reached)
         runs = {partition: _runs(queue, self._model_for) for partition, queue in queues.items()}
@@ -343,7 +402,10 @@ class _Exact:
                     if of is not None and of.offset > now:
                         waiting[partition] = run
                         break
-                    live = current if of is None or of in self._missing else self._versions[of]
+                    found = of is not None and of is not FAILED and of not in self._missing
+                    live = self._versions[of] if found and of is not None else current
+                    if live is not None and of is FAILED:
+                        live = live._replace(scorer=_fails, beside=None)
                     if live is None:
                         raise ConfigurationError(
                             "--exact", self._pipeline.name, "examples does not hold the first model: it began elsewhere"
@@ -366,20 +428,20 @@ class _Exact:
             return
         self.seen.add(place)
         wanted = self._live.digests.get(place)
-        if wanted is None and place[1] > self._live.newest.get(place[0], -1):
-            return  # live has not come so far
         if wanted is None:
-            self.only_replayed += 1
-            self._note(f"{source.topic}-{place[0]}@{place[1]}: live has no prediction")
+            if self._live.wants(place):
+                self.only_replayed += 1
+                self._note(place, lambda: "live has no prediction")
         elif self.comparable(place):
             if wanted == _digest(out.key, out.value, out.timestamp_ms):
                 self.equal += 1
             else:
-                where = f"{source.topic}-{place[0]}@{place[1]}"
-                self._note(f"{where}: {_difference(self._fetch_live(*place), out.value)}")
+                self._note(place, lambda: _difference(self._fetch_live(*place), out.value))
 
-    def _note(self, text: str) -> None:
-        self.first_difference = self.first_difference or text
+    def _note(self, place: tuple[int, int], what: Callable[[], str]) -> None:
+        """Of the first one only: finding the live prediction again means reading the topic."""
+        if self.first_difference is None:
+            self.first_difference = f"{TopicNames.of(self._pipeline).events}-{place[0]}@{place[1]}: {what()}"
 
 
 def _runs(

@@ -18,9 +18,9 @@ from stream.adapters.kafka_ranges import read_range
 from stream.adapters.kafka_topics import KafkaTopics
 from stream.adapters.redis_connections import redis_client
 from stream.core.label_sources import SOURCE_MAX
-from stream.core.records import Record
+from stream.core.records import LabelParser, Record
 from stream.core.remembering import Meta
-from stream.errors import ConfigurationError
+from stream.errors import ConfigurationError, RecordRejected
 from stream.messages import Label, LabelRequest, LabelValue
 from stream.pipeline import Pipeline, label_fits
 from stream.ports import Outgoing
@@ -33,11 +33,12 @@ _decode_request = msgspec.json.Decoder(LabelRequest).decode
 
 
 class OpenRequest(NamedTuple):
-    """A request that nobody has answered, declined or let expire."""
+    """A request that nobody has answered or declined."""
 
     key: bytes  # of the event: the answer's key, too
     partition: int  # of the event: the answer goes to the same one
     request: LabelRequest
+    expired: bool = False
 
     @property
     def event(self) -> str:
@@ -52,8 +53,11 @@ class Answer(NamedTuple):
     label: LabelValue | None
 
 
-def open_requests(settings: Settings, pipeline: Pipeline) -> list[OpenRequest]:
+def open_requests(settings: Settings, pipeline: Pipeline, *, expired: bool = False) -> list[OpenRequest]:
     """Oldest first, each event once. Expired is what lies so far behind its partition's event time.
+
+    Args:
+        expired: those that have no label, too.
 
     Raises Unavailable.
     """
@@ -72,22 +76,21 @@ def open_requests(settings: Settings, pipeline: Pipeline) -> list[OpenRequest]:
             if request.declined_by is not None:
                 declined.add(event)
                 found.pop(event, None)
-            elif request.expires_at_ms >= watermark_ms and event not in declined:
-                found.setdefault(event, OpenRequest(record.key, partition, request))
+            elif event not in declined and (expired or request.expires_at_ms >= watermark_ms):
+                over = request.expires_at_ms < watermark_ms
+                found.setdefault(event, OpenRequest(record.key, partition, request, over))
                 oldest_ms[partition] = min(record.timestamp_ms, oldest_ms.get(partition, record.timestamp_ms))
     from_offsets = kafka.offsets_at("labels", oldest_ms) if oldest_ms else {}
+    parse = LabelParser(pipeline).parse
     for partition, offset in from_offsets.items():
         for record in _all(settings, names, kafka, "labels", partition, offset):
             try:
-                event_id = msgspec.json.decode(record.value or b"", type=_Answered).event_id
-            except msgspec.DecodeError:
-                continue  # it is a dead letter
-            found.pop((partition, event_id), None)
+                event = partition, parse(record)[1].event_id
+            except RecordRejected:
+                continue  # it is a dead letter, and nobody has answered
+            if event in found and found[event].key == record.key:
+                del found[event]
     return sorted(found.values(), key=lambda asked: (asked.request.requested_at_ms, asked.request.event_id))
-
-
-class _Answered(msgspec.Struct):
-    event_id: str
 
 
 def _request(record: Record) -> LabelRequest | None:
@@ -172,8 +175,8 @@ def _outgoing(given: Answer, by: str, at_ms: int) -> Outgoing:
 
 
 def label_from_text(pipeline: Pipeline, text: str) -> LabelValue:
-    """What a person wrote: true or false, a class, a number. Raises ConfigurationError."""
-    parsed: Any = text
+    """What a person wrote: true or false, a class, a number; spaces around it are nobody's. Raises ConfigurationError."""
+    parsed: Any = text if text in (pipeline.labels.classes or ()) else text.strip() or None
     if pipeline.task in ("binary", "anomaly"):
         parsed = {"true": True, "false": False}.get(text.strip().lower())
     elif pipeline.task == "regression":

@@ -15,7 +15,7 @@ from typing import Any
 
 from stream.adapters.file_pipelines import LoadedPipeline
 from stream.batch import archiving, comparing, fitting, releasing, searching, taking_up, tracking
-from stream.batch.candidates import line_start
+from stream.batch.candidates import line_start, taken_back
 from stream.batch.plans import Run
 from stream.batch.windows import choose_window as find_window
 from stream.errors import Conflict
@@ -84,7 +84,8 @@ def choose_window(
             champion = roster.champion.partition("@")[0]
             # Examples from before the last reset are of another numbering.
             since = max(taken.get("from_offset") or 0, line_start(run, champion))
-            chosen = find_window(loaded.pipeline, run.source, change_point=since or None)
+            left_out = taken_back(run, champion)
+            chosen = find_window(loaded.pipeline, run.source, change_point=since or None, left_out=left_out)
             found = {"go": chosen["window"] is not None, **chosen, "champion": champion}
             if not found["go"]:
                 run.keep("no_window.json", found)  # the run has an answer; more labels start the next

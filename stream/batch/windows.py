@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
 from stream.core.prequential import Lesson, scored_lessons, timeline
 from stream.core.records import Record
+from stream.core.unlearning import LeftOut
 from stream.pipeline import Pipeline
 
-__all__ = ["ExampleSource", "Window", "choose_window", "count_labels"]
+__all__ = ["ExampleSource", "Window", "choose_window"]
 
 FIT_SHARE = 1 / 3  # of the search's lessons are learned only, the others scored
 SCORED_MIN = 20
@@ -53,12 +54,14 @@ def choose_window(
     shard: int = 0,
     change_point: int | None = None,
     to_offset: int | None = None,
+    left_out: Sequence[LeftOut] = (),
 ) -> dict[str, Any]:
     """The newest `retrain.window_max` examples, none from before the change.
 
     Args:
         change_point: examples offset from which the world was another (`Drift.from_offset`).
         to_offset: the end; None: of the archive. Give the end that was archived, so that a retry chooses the same.
+        left_out: what has been taken back from the champion (`driftloop unlearn`): it is no lesson.
 
     Returns:
         {"window": Window as JSON, "why": ""}, or {"window": None, "why": a sentence}: too little to search or to compare.
@@ -66,7 +69,7 @@ def choose_window(
     rules = pipeline.retrain
     to = source.end(shard) if to_offset is None else to_offset
     first = max(0, change_point or 0, to - rules.window_max)
-    lessons = timeline(pipeline, source.records(shard, first, to)).lessons
+    lessons = timeline(pipeline, source.records(shard, first, to), left_out=left_out).lessons
     since = "since the change" if change_point is not None and first == change_point else "in the window"
     if len(lessons) < rules.labels_min:
         return _refused(
@@ -85,20 +88,13 @@ def choose_window(
     for what, part, mark in (("search", searched, window.score_offset), ("compare", lessons, window.split_offset)):
         found = _scored(part, mark)
         if found < SCORED_MIN:
+            full = to - first == rules.window_max  # then it moves on, and never holds more
+            remedy = "raise retrain.window_max" if full else "wait for more"
             return _refused(
                 f"{found} of the {len(part)} labels {since} are of events that came after the labels before them were "
-                f"known, the {what} needs {SCORED_MIN}: labels take long, wait for more"
+                f"known, the {what} needs {SCORED_MIN}: labels take long, {remedy}"
             )
     return {"window": msgspec.to_builtins(window), "why": ""}
-
-
-def count_labels(
-    pipeline: Pipeline, source: ExampleSource, from_offset: int, to_offset: int | None = None, *, shard: int = 0
-) -> int:
-    """How many examples that are learned lie in a range, its end excluded; None: to the archive's end. What
-    `retrain.follow_ups` counts, from a drift's change point."""
-    to = source.end(shard) if to_offset is None else to_offset
-    return len(timeline(pipeline, source.records(shard, from_offset, to)).lessons)
 
 
 def _scored(lessons: list[Lesson], mark: int) -> int:

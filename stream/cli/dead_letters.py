@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import msgspec
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
@@ -21,7 +21,7 @@ from stream.core.scoring import ERROR_HEADER
 from stream.errors import Unavailable
 from stream.messages import DeadLetter
 from stream.settings import Settings
-from stream.topics import TopicNames
+from stream.topics import OUTPUT_BYTES_MAX, TopicNames
 
 __all__ = ["Letter", "Resubmitted", "letters_table", "read_letters", "resubmissions", "resubmit", "summary_table"]
 
@@ -29,6 +29,7 @@ PROVENANCE = "driftloop.resubmitted_from"
 SEND_S = 30.0
 SHOWN_MAX = 200
 CHUNK = 1_000
+TOO_LARGE = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE)
 
 
 class Letter(NamedTuple):
@@ -157,39 +158,76 @@ def resubmit(settings: Settings, name: str, letters: Sequence[Letter], *, again:
     store = RedisResubmissions(**settings.redis(), pipeline=name)
     wanted = [letter for letter in letters if letter.about.stage == "score"]
     done: set[str] = set()
+    refused: dict[str, str] = {}
     try:
         for start in range(0, len(wanted), CHUNK):  # what is cut off leaves no more than a chunk in doubt
             claimed = [x for x in wanted[start : start + CHUNK] if store.claim(x.identity, again=again)]
-            _send(settings, claimed)
-            store.sent(letter.identity for letter in claimed)
-            done.update(letter.identity for letter in claimed)
+            attempt = _send(settings, claimed)
+            store.sent(attempt.taken)
+            store.give_back(attempt.refused)
+            done |= attempt.taken
+            refused |= attempt.refused
+            if attempt.in_doubt:
+                raise Unavailable(
+                    f"{len(attempt.in_doubt)} of {len(claimed)} records were not taken by Kafka ({attempt.in_doubt[0]}); they "
+                    "are in doubt: see whether they came, then use --again"
+                )
         states = store.states()
     finally:
         store.close()
+    if refused:
+        raise Unavailable(
+            f"{len(done)} records were sent again, {len(refused)} refused ({next(iter(refused.values()))}): the topic's "
+            "max.message.bytes must be above the record with its headers"
+        )
     rest = [states[letter.identity] for letter in wanted if letter.identity not in done]
     return Resubmitted(len(done), rest.count(SENT), rest.count(IN_DOUBT), len(letters) - len(wanted))
 
 
-def _send(settings: Settings, letters: Sequence[Letter]) -> None:
-    producer = Producer(
-        {**settings.kafka(), "enable.idempotence": True, "linger.ms": 5, "delivery.timeout.ms": int(SEND_S * 1000)}
-    )
-    failures: list[str] = []
+class _Attempt(NamedTuple):
+    """What became of letters, by identity; `refused`: certainly not sent, and why."""
+
+    taken: set[str]
+    refused: dict[str, str]
+    in_doubt: list[str]  # why
+
+
+def _send(settings: Settings, letters: Sequence[Letter]) -> _Attempt:
+    attempt = _Attempt(set(), {}, [])
     if not letters:
-        return
+        return attempt
+    limits = {"message.max.bytes": OUTPUT_BYTES_MAX, "delivery.timeout.ms": int(SEND_S * 1000)}
+    producer = Producer({**settings.kafka(), "enable.idempotence": True, "linger.ms": 5, **limits})
+
+    def reported(letter: Letter) -> Callable[..., None]:
+        def report(error: Any, _: Any) -> None:
+            if error is None:
+                attempt.taken.add(letter.identity)
+            elif error.code() in TOO_LARGE:
+                attempt.refused[letter.identity] = f"{letter.source}: {error.str()}"
+            else:
+                attempt.in_doubt.append(str(error))
+
+        return report
+
     for letter in letters:
-        producer.produce(
-            letter.about.topic,
-            letter.value,
-            letter.key,
-            letter.about.partition,
-            headers=[*letter.headers, (PROVENANCE, letter.where.encode())],
-            on_delivery=lambda error, _: failures.append(str(error)) if error is not None else None,
-        )
+        try:
+            _produce(producer, letter, reported(letter))
+        except KafkaException as error:  # it never left
+            attempt.refused[letter.identity] = f"{letter.source}: {error.args[0].str()}"
         producer.poll(0)
-    left = producer.flush(SEND_S)
-    if left or failures:
-        raise Unavailable(
-            f"{left + len(failures)} of {len(letters)} records were not taken by Kafka ({failures[:1]}); they are in doubt: "
-            "see whether they came, then use --again"
-        )
+    if left := producer.flush(SEND_S):
+        attempt.in_doubt.extend(["no answer in time"] * left)
+    return attempt
+
+
+def _produce(producer: Producer, letter: Letter, report: Callable[..., None]) -> None:
+    about, headers = letter.about, [*letter.headers, (PROVENANCE, letter.where.encode())]
+    while True:
+        try:
+            producer.produce(
+                about.topic, letter.value, letter.key, about.partition, headers=headers, on_delivery=report
+            )
+            return
+        except BufferError:
+            producer.poll(0.1)

@@ -17,6 +17,8 @@ from stream.adapters.redis_models import examples_from
 from stream.batch.archived_history import ArchivedHistory
 from stream.batch.exact import ExactReplay, LivePredictions, ReleasedBases, exact_replay
 from stream.batch.replaying import in_order
+from stream.cli.answering import source_of
+from stream.cli.dead_letters import read_letters
 from stream.cli.producing import follow
 from stream.cli.showing import read_status
 from stream.cli.sources import Produced
@@ -24,7 +26,6 @@ from stream.core.beginning import Beginning
 from stream.core.model_bases import ModelBase, configuration_of, open_base
 from stream.core.records import Record
 from stream.errors import ConfigurationError, SnapshotRefused, Unavailable
-from stream.messages import Prediction
 from stream.pipeline import Pipeline
 from stream.settings import Settings
 from stream.topics import TopicNames
@@ -173,14 +174,31 @@ def exact(
     for (topic, partition), offset in (*beginning.starts.items(), *beginning.answered.items()):
         if topic == "events":  # under `predictions` are those of a restored state, which are its own
             firsts[partition] = max(offset, firsts.get(partition, 0))
-    live = LivePredictions(firsts)
-    for m in follow(settings, names.predictions, from_start=True, to_end=True):
-        live.add(_record("predictions", m))
     history = [
         record
         for record in from_topics(settings, pipeline.name, None, None, pipeline.reads)
         if record.offset >= beginning.starts.get((record.topic, record.partition), 0)
     ]
+    kafka = KafkaTopics(settings.kafka(), names)
+    letters = read_letters(settings, names)
+    partitions = kafka.describe().topics["predictions"].partitions
+    live = LivePredictions(
+        firsts,
+        failed={
+            (letter.about.partition, letter.about.offset)
+            for letter in letters
+            if letter.about.code == "model_failed" and letter.about.topic == names.events
+        },
+        shortened={
+            p: oldest
+            for p in range(partitions)
+            if (oldest := kafka.offsets("events", p)[0]) > beginning.starts.get(("events", p), 0)
+        },
+        looks_back=bool(pipeline.entity_features),
+        trimmed={p for p in range(partitions) if kafka.offsets("predictions", p)[0] > 0},
+    )
+    for m in follow(settings, names.predictions, from_start=True, to_end=True):
+        live.add(_record("predictions", m))
     examples = (
         _record("examples", m)
         for m in follow(settings, names.examples, from_start=True, to_end=True)
@@ -190,8 +208,8 @@ def exact(
     def fetch_live(partition: int, offset: int) -> bytes | None:
         found = None
         for m in follow(settings, names.predictions, from_start=True, to_end=True):
-            source = msgspec.json.decode(m.value() or b"", type=Prediction).source
-            if (source.partition, source.offset) == (partition, offset):
+            source = source_of(m.value())
+            if source is not None and (source.partition, source.offset) == (partition, offset):
                 found = m.value()
         return found
 

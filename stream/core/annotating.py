@@ -117,16 +117,25 @@ def verdict(asked: Asked, annotators: int) -> Verdict | None:
 
 
 def take(
-    state: Annotations, open_events: Sequence[str], run: str, *, limit: int, annotators: int, now_ms: int, until_ms: int
+    state: Annotations,
+    open_events: Sequence[str],
+    run: str,
+    *,
+    limit: int,
+    annotators: int,
+    now_ms: int,
+    until_ms: int,
+    unsent: Set[str] = frozenset(),
 ) -> list[tuple[str, Claim]]:
     """Claim what is open and not claimed, in this order; a run that asks again gets its claims of before.
 
     Changes `state`: what is neither open nor claimed is forgotten.
 
     Args:
-        open_events: read after `state` was: an event that is forgotten here has its label.
+        open_events: read after `state` was: an event that is forgotten here has its label, or can have none any more.
+        unsent: decided, and not on Kafka yet; kept though they may have expired.
     """
-    wanted: Set[str] = set(open_events)
+    wanted: Set[str] = {*open_events, *unsent}
     for event in list(state.events):
         asked = state.events[event]
         asked.claims = [claim for claim in asked.claims if claim.until_ms > now_ms]

@@ -75,7 +75,8 @@ class Judged(msgspec.Struct, frozen=True):
         labels: how many were scored.
         report: as `Evaluation.report()`.
         segments: segment -> value -> report, if asked for.
-        failures: events that the model could not answer; they count as no answer. Labels that it could not learn.
+        failures: events that the model could not answer; they count as no answer. Labels of the scored part that it could not
+            learn.
     """
 
     figure: float | None
@@ -194,7 +195,7 @@ def evaluate(
             judged += 1
             if on_report is not None and judged * REPORTS // total > (judged - 1) * REPORTS // total:
                 on_report(judged * REPORTS // total, run.figure())
-        run.learn(lesson)
+        run.learn(lesson, counts=lesson.offset >= score_from)  # models that are compared began at different lessons
     return run.judged(total)
 
 
@@ -266,14 +267,15 @@ class _Run:
                 judged[value] = Evaluation(self._pipeline.task, 1, self._pipeline.alert_share)
             judged[value].update(lesson.label, served)
 
-    def learn(self, lesson: Lesson) -> None:
+    def learn(self, lesson: Lesson, *, counts: bool = True) -> None:
+        """`counts`: as a failure, should it be one."""
         self._baselines.update(lesson.label)
         self._since += 1
         try:
             repeats = self._repeats.of(lesson.source, requested=lesson.requested)
             teach(self.learner, lesson.features, lesson.label, repeats)
         except Exception:  # noqa: BLE001 - as above; UpdateRefused among them
-            self.failures += 1
+            self.failures += counts
             return
         self._learned += 1
         if self._learned % BOUND_EVERY == 0:

@@ -56,9 +56,10 @@ class Trial(msgspec.Struct, kw_only=True):
     stage: Literal["shadow", "canary", "probation"] = "shadow"
     step: int = -1  # number of the share; -1 in shadow
     labels: int = 0  # pairs that were compared
-    since: int = 0  # examples offset at which the stage began
+    began: int = 0  # examples offset at which it began
+    since: int = 0  # and its stage
     stage_labels: int = 0  # pairs of events that came, and were scored, in this stage
-    seen: int = 0  # examples that were learned since it began
+    seen: int = 0  # labels of events that came since it began
     scored: int = 0
     failures: int = 0
     won: bool = False  # and waits for a person
@@ -69,21 +70,24 @@ class Trial(msgspec.Struct, kw_only=True):
     sums: list[float] = msgspec.field(default_factory=lambda: [0.0, 0.0, 0.0])  # rival, base, squares of rival
 
     @staticmethod
-    def begin(pipeline: Pipeline, base: str, rival: str) -> Trial:
+    def begin(pipeline: Pipeline, base: str, rival: str, offset: int = 0) -> Trial:
         """A candidate against the champion."""
-        return Trial(base=base, rival=rival, losses=Losses(pipeline.task))
+        return Trial(base=base, rival=rival, losses=Losses(pipeline.task), began=offset)
 
-    def probation(self) -> Trial:
+    def probation(self, offset: int = 0) -> Trial:
         """The one on trial has become the champion; now it is compared with the former one."""
-        losses = Losses(self.losses.task)
-        return Trial(base=self.base, rival=self.rival, losses=losses, stage="probation", evidence=self.evidence.again())
+        losses, evidence = Losses(self.losses.task), self.evidence.again()
+        return Trial(
+            base=self.base, rival=self.rival, losses=losses, stage="probation", began=offset, evidence=evidence
+        )
 
     def update(self, example: Example, pipeline: Pipeline) -> Decision | None:
         """Take one label; the decision that it brings, if any. Later decisions are up to the caller's new trial."""
-        self.seen += 1
         rival, base = _of(example, self.rival), _of(example, self.base)
-        if self.seen % FAILURES_LABELS_MIN == 0 and (decision := self._without_pairs(pipeline)) is not None:
-            return decision
+        if self._came_since(example):  # labels of earlier events may go on for long, and say nothing of who is scored
+            self.seen += 1
+            if self.seen % FAILURES_LABELS_MIN == 0 and (decision := self._without_pairs(pipeline)) is not None:
+                return decision
         if base is None:  # answered before the trial began
             return None
         self.scored += 1
@@ -104,6 +108,9 @@ class Trial(msgspec.Struct, kw_only=True):
         if full or self.scored % FAILURES_LABELS_MIN == 0:
             return self._decide(pipeline)
         return None
+
+    def _came_since(self, example: Example) -> bool:
+        return any(int(its.version.rpartition("@")[2]) > self.began for its in example.served.values())
 
     def _judge_segment(
         self, pipeline: Pipeline, segment: str, value: str, label: LabelValue, rival: Served, base: Served, share: float

@@ -152,7 +152,7 @@ class Slots:
         elif command.action == "release":
             assert candidate is not None
             self.pupils[CHALLENGER] = candidate
-            self.state.trial = Trial.begin(self._pipeline, candidate.base, self.champion.base)
+            self.state.trial = Trial.begin(self._pipeline, candidate.base, self.champion.base, offset)
             self.state.trial.trial_id = self._record(
                 "released", candidate.base, offset, command.by, command.reason, command.evidence, command.at_ms
             )
@@ -215,7 +215,7 @@ class Slots:
         self.pupils[CHAMPION], self.pupils[PREVIOUS] = candidate, former
         trial = self.trial
         assert trial is not None
-        self.state.trial = trial.probation() if self._pipeline.rollout.probation_labels else None
+        self.state.trial = trial.probation(offset) if self._pipeline.rollout.probation_labels else None
         record = self._record("promoted", candidate.base, offset, by, reason, evidence, at_ms, 1.0, parent=former.base)
         if self.state.trial is not None:
             self.state.trial.trial_id = record

@@ -6,17 +6,20 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from stream.adapters.file_pipelines import LoadedPipeline, load_pipeline
 from stream.batch import annotation
 from stream.batch.annotation import annotators_agree, put_answer, take_requests
 from stream.batch.label_requests import open_requests
+from stream.core.records import Record
 from stream.errors import Unavailable
 from stream.lifecycle import Labelling
 from tests.support.asking import ask_about, labels
@@ -138,6 +141,49 @@ def test_an_answer_whose_run_died_before_it_was_sent_is_sent_by_the_next(
     assert open_requests(world.settings, one.pipeline) == []
     take_requests(world.settings, one, run_id="third")
     assert len(labels(world)) == 1
+
+
+def test_an_answer_that_was_not_sent_when_its_request_expired_is_sent_all_the_same(
+    world: World, loaded: Callable[..., LoadedPipeline], monkeypatch: pytest.MonkeyPatch
+):
+    ask_about(world, range(2))
+    one = loaded()
+    items = take_requests(world.settings, one, run_id="run")
+    with monkeypatch.context() as patched:
+        patched.setattr(annotation, "answer", lambda *_, **__: None)  # it dies here
+        put_answer(world.settings, one, item=items[0], response=said("false"))
+    with monkeypatch.context() as patched:
+        late = {0: 2 * 10**15, 1: 2 * 10**15}  # event time has moved on
+
+        async def event_times(*_: Any) -> dict[int, int]:
+            return late
+
+        patched.setattr("stream.batch.label_requests._event_times", event_times)
+        assert open_requests(world.settings, one.pipeline) == []
+        with patched.context() as dying:
+            dying.setattr(annotation, "answer", lambda *_, **__: None)  # and once more
+            take_requests(world.settings, one, run_id="next", now_ms=2 * 10**12)
+        assert take_requests(world.settings, one, run_id="third", now_ms=2 * 10**12) == []
+    assert [(label["event_id"], label["label"]) for label in labels(world)] == [("e0", False)]
+
+
+def test_what_is_no_label_of_the_pipeline_answers_nothing(world: World, loaded: Callable[..., LoadedPipeline]):
+    """It becomes a dead letter, so somebody must still be asked."""
+    ask_about(world, range(2))
+    one = loaded()
+    asked = open_requests(world.settings, one.pipeline)
+    key, partition = asked[0].key, asked[0].partition
+
+    def send(key: bytes, label: Any) -> None:
+        value = {"event_id": "e0", "label": label, "labelled_at_ms": 1, "source": "bank"}
+        now_ms = int(time.time() * 1_000) + 1_000
+        world.produce([Record("labels", partition, 0, now_ms, key, msgspec.json.encode(value))])
+
+    send(key, "perhaps")
+    send(b"another", True)
+    assert [its.request.event_id for its in open_requests(world.settings, one.pipeline)] == ["e0", "e1"]
+    send(key, True)
+    assert [its.request.event_id for its in open_requests(world.settings, one.pipeline)] == ["e1"]
 
 
 def test_two_annotators_and_their_agreement(world: World, loaded: Callable[..., LoadedPipeline]):

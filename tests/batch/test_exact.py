@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from river import linear_model, optim, preprocessing
 
-from stream import Labels
+from stream import Labels, entity
 from stream.adapters.memory import MemoryStateStore
 from stream.batch.exact import ExactReplay, LivePredictions, ReleasedBases, exact_replay
 from stream.core.examples import Follower
@@ -59,6 +59,7 @@ class Live:
         self.start, self.answered = start, answered
         self.candidate = None if released is None else Follower(pipeline, released)
         self.predictions: list[Record] = []
+        self.failed: set[tuple[int, int]] = set()
         self.examples: list[Record] = []
         asyncio.run(self._run(pipeline, records, random.Random(seed)))
 
@@ -87,6 +88,8 @@ class Live:
                 commit, outgoing = step.step(parsed, due, rng.choice(models[-3:]))
                 await store.commit(lease, commit)
                 for out in outgoing:
+                    if out.topic == "dead_letters" and b"model_failed" in dict(out.headers or ()).values():
+                        self.failed.add((out.partition, int(dict(out.headers or ())["driftloop.error.offset"] or b"")))
                     kept = {"predictions": self.predictions, "examples": self.examples}.get(out.topic)
                     if kept is not None:
                         offset = len(kept) + (self.start if out.topic == "examples" else 0)
@@ -107,8 +110,16 @@ class Live:
             model, pipeline.task, explained_top=pipeline.explained_top, threshold=pipeline.threshold
         )
         version = self.candidate.version
+
+        def fails_at_nine(x: dict[str, Any]) -> Answer:
+            if x["hour"] == 9:
+                raise ValueError("nine")
+            return first.scorer(x)
+
         if learner.offset < 1_000:
-            return first._replace(beside=BesideModel(ModelRef(pipeline.name, version, "challenger"), scorer, 0.5))
+            return first._replace(
+                scorer=fails_at_nine, beside=BesideModel(ModelRef(pipeline.name, version, "challenger"), scorer, 0.5)
+            )
 
         def often_failing(x: dict[str, Any]) -> Answer:
             if x["hour"] == 7:
@@ -136,18 +147,27 @@ def compare(
     start: int = 0,
     answered: int = 0,
     released: ReleasedBases = ReleasedBases(),  # noqa: B008 - it does not change
+    fetched: list[tuple[int, int]] | None = None,
+    **deleted: Any,
 ) -> ExactReplay:
-    live = LivePredictions(dict.fromkeys(range(2), answered))
+    live = LivePredictions(dict.fromkeys(range(2), answered), **deleted)
     for record in predictions:
         live.add(record)
     by_place = {}
     for record in predictions:
+        if record.value == b"?":
+            continue
         source = msgspec.json.decode(record.value or b"")["source"]
         by_place[source["partition"], source["offset"]] = record.value
+
+    def fetch_live(*place: int) -> bytes | None:
+        if fetched is not None:
+            fetched.append(place)  # type: ignore[arg-type]
+        return by_place.get(place)  # type: ignore[call-overload]
+
     return exact_replay(
-        pipeline, records, live, iter(examples), examples_start=start, released=released,
-        fetch_live=lambda *place: by_place.get(place),
-    )  # fmt: skip
+        pipeline, records, live, iter(examples), examples_start=start, released=released, fetch_live=fetch_live
+    )
 
 
 def test_every_prediction_is_made_again():
@@ -208,7 +228,10 @@ def test_a_prediction_that_another_model_gave_is_a_difference():
         )
         for r in its.examples
     ]
-    found = compare(cards(), records, its.predictions, other)
+    fetched: list[tuple[int, int]] = []
+    foreign = Record("predictions", 0, 0, 0, b"k", b"?")
+    found = compare(cards(), records, [*its.predictions, foreign], other, fetched=fetched)
+    assert len(fetched) == 1  # each means to read the topic
     assert found.equal < 0.5 * found.predictions
     assert "probabilities" in (found.first_difference or "")
 
@@ -244,15 +267,33 @@ def test_candidates_and_what_the_former_champion_answered_in_anothers_place_are_
         name = candidate_of(pipeline).name
         return ReleasedBases(lambda base: candidate_of(pipeline) if known and base == name else None, examples)
 
-    found = compare(pipeline, records, its.predictions, its.examples, released=released(examples))
+    assert len(its.failed) > 5  # the champion could not answer, and they were no candidate's
+    found = compare(pipeline, records, its.predictions, its.examples, released=released(examples), failed=its.failed)
     assert found.first_difference is None
     assert found.same and found.complete
     assert found.equal == found.predictions == len(its.predictions) > 2_400
     of_candidate = sum(model["version"].startswith(candidate_of(pipeline).name) for model in models)
     for cannot in (released(examples, known=False), released(lambda start: examples(start + 1))):
-        found = compare(pipeline, records, its.predictions, its.examples, released=cannot)
+        found = compare(pipeline, records, its.predictions, its.examples, released=cannot, failed=its.failed)
         assert found.same and not found.complete
         assert found.not_rebuilt == of_candidate > 1_000
+
+
+@pytest.mark.parametrize("looks_back", [False, True])
+def test_what_depends_on_deleted_events_is_not_compared(looks_back: bool):
+    pipeline = cards(entity_features=[entity.count("5m"), entity.mean("amount", "20m")] if looks_back else [])
+    records = card_stream(3_000, repeated=0.03)
+    its = Live(pipeline, records)
+    assert compare(pipeline, records, its.predictions, its.examples).complete
+    left = [r for r in records if r.topic == "labels" or r.offset >= 300]
+    predictions = [p for p in its.predictions if msgspec.json.decode(p.value or b"")["source"]["offset"] >= 330]
+    gone: dict[str, Any] = {"shortened": {0: 300, 1: 300}, "looks_back": looks_back}
+    found = compare(pipeline, left, predictions, its.examples, trimmed={0, 1}, **gone)
+    assert found.same and not found.complete, found
+    assert found.equal == (0 if looks_back else len(predictions) - found.not_rebuilt)
+    assert found.not_rebuilt > 2
+    assert not compare(pipeline, left, predictions, its.examples, trimmed={0, 1}).same  # not vacuous
+    assert not compare(pipeline, left, predictions, its.examples, **gone).same
 
 
 def test_what_names_a_base_that_nobody_has_is_not_compared():

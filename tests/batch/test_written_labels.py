@@ -21,7 +21,7 @@ def sent(written: Any) -> dict[str, Any]:
     ("task", "label", "expected"),
     [
         ("regression", "12.5", 12.5), ("regression", " -3e2 ", -300.0), ("regression", 0, 0.0), ("regression", 0.25, 0.25),
-        ("multiclass", "rot", "rot"), ("multiclass", 7, "7"), ("binary", "True", True),
+        ("multiclass", "rot", "rot"), ("multiclass", 7, "7"), ("multiclass", " cat ", "cat"), ("binary", "True", True),
     ],
 )  # fmt: skip
 def test_a_fit_value_is_the_label(task: str, label: Any, expected: Any):
@@ -32,7 +32,7 @@ def test_a_fit_value_is_the_label(task: str, label: Any, expected: Any):
 
 @pytest.mark.parametrize("task", ["regression", "multiclass", "binary"])
 @pytest.mark.parametrize(
-    "written", [{"label": v} for v in (None, "", ["a"], {"a": 1}, True, False)] + [{}, {"other": "1"}, None]
+    "written", [{"label": v} for v in (None, "", "   ", ["a"], {"a": 1}, True, False)] + [{}, {"other": "1"}, None]
 )
 def test_an_unfit_value_is_refused_by_name(task: str, written: Any):
     with pytest.raises(ConfigurationError, match="label"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from collections import Counter
 
 import msgspec
 import pytest
@@ -10,8 +12,9 @@ from confluent_kafka import Producer
 from typer.testing import CliRunner
 
 from stream.adapters.redis_resubmissions import RedisResubmissions
-from stream.cli.dead_letters import PROVENANCE, _shown, read_letters, resubmit
+from stream.cli.dead_letters import PROVENANCE, _shown, read_letters, resubmissions, resubmit
 from stream.cli.main import app
+from stream.errors import Unavailable
 from tests.support.world import PIPELINE_FILE, World, card_stream
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -79,6 +82,28 @@ def test_what_was_too_large_is_sent_again_once_the_limit_is_raised(world: World)
         assert record.headers == [("trace", b"7"), (PROVENANCE, letter.where.encode())]
 
 
+def test_one_that_the_topic_refuses_holds_up_no_other(world: World):
+    """A record of the largest size has no room for the header that says where it was."""
+    records = card_stream(20, missing=1.0)
+    records[5] = msgspec.structs.replace(records[5], value=b"x" * 1_048_480)
+    for i in (3, 9):
+        records[i] = msgspec.structs.replace(records[i], value=b"?")
+    world.produce(records, **{"message.max.bytes": 2_000_000})
+    world.start("learn")
+    world.start("score")
+    world.wait_settled()
+    letters = read_letters(world.settings, world.names)
+    assert Counter(letter.about.code for letter in letters) == {"json_invalid": 2, "value_too_large": 1}
+    (large,) = (letter for letter in letters if letter.about.code == "value_too_large")
+    for sent in (2, 0):
+        with pytest.raises(Unavailable, match=rf"{sent} records were sent again, 1 refused \({large.source}: "):
+            resubmit(world.settings, world.name, letters)
+    states = resubmissions(world.settings, world.name)
+    assert set(states.values()) == {"sent"} and large.identity not in states
+    world.wait_settled()
+    assert len(read_letters(world.settings, world.names)) == 5
+
+
 def test_a_forged_letter_goes_nowhere(world: World):
     headers = {"topic": "somebody.else", "partition": "0", "offset": "1", "stage": "score", "code": "x", "message": "y"}
     producer = Producer({"bootstrap.servers": world.stack.brokers})
@@ -110,6 +135,7 @@ def test_a_forged_letter_goes_nowhere(world: World):
 
 def test_a_topic_that_was_made_again_has_the_same_positions_and_other_letters(world: World):
     """A reset keeps what was sent again; it must not stand for a record of the new topic."""
+    now_ms = int(time.time() * 1_000)  # Kafka deletes what is older than its topic's retention, at any moment
     about = {
         "topic": world.names.events,
         "partition": "0",
@@ -125,11 +151,11 @@ def test_a_topic_that_was_made_again_has_the_same_positions_and_other_letters(wo
         producer.produce(world.names.dead_letters, value, b"k", 0, timestamp=at_ms, headers=headers)  # type: ignore[arg-type]
         assert producer.flush(30) == 0
 
-    put(b"old", 1_700_000_000_000)
-    put(b"old", 1_700_000_000_000)  # a copy
+    put(b"old", now_ms)
+    put(b"old", now_ms)  # a copy
     assert resubmit(world.settings, world.name, read_letters(world.settings, world.names)) == (1, 0, 0, 0)
-    put(b"new", 1_700_000_000_000)
-    put(b"old", 1_700_000_100_000)
+    put(b"new", now_ms)
+    put(b"old", now_ms + 100_000)
     letters = read_letters(world.settings, world.names)
     assert [(letter.value, letter.source) for letter in letters] == [
         (value, f"{world.names.events}-0@5") for value in (b"old", b"new", b"old")

@@ -156,3 +156,24 @@ def test_a_batch_trained_model_is_fitted_on_what_was_known_then():
     assert judged.labels == 350  # the first fifty came while labels of the first part were still to come
     again = evaluate(pipeline, by_hand, lessons, score_from=400, fit=False)
     assert (judged.report, judged.failures) == (again.report, 0)
+
+
+def test_labels_that_cannot_be_learned_count_in_the_scored_part_only():
+    """A champion that began within the window is compared with a candidate that began with it."""
+
+    class Refuses(linear_model.LogisticRegression):
+        def learn_one(self, x: dict[str, Any], y: Any) -> None:
+            if x["a"] > 1.0:
+                raise ValueError("too large")
+            super().learn_one(x, y)
+
+    rng = random.Random(1)
+    lessons = [Lesson(i, 10 * i, 10 * i + 5, {"a": rng.gauss(0.0, 1.0)}, rng.random() < 0.5) for i in range(400)]
+    pipeline = pipeline_of(features={"a": float}, entity_features=(), model=lambda params: Refuses())
+    of_both = [
+        evaluate(
+            pipeline, Refuses(), [one for one in lessons if one.offset >= since], score_from=300, fit=False
+        ).failures
+        for since in (0, 250)
+    ]
+    assert of_both[0] == of_both[1] == sum(one.features["a"] > 1.0 for one in lessons[300:]) > 5

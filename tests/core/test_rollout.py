@@ -478,6 +478,34 @@ def test_a_trial_whose_candidate_is_not_scored_ends():
     assert live.releases[-1].decided_by == "rule:no_answers"
 
 
+@pytest.mark.parametrize("promoted_by_hand", [False, True])
+def test_labels_of_what_came_before_a_trial_decide_nothing(promoted_by_hand: bool):
+    """More of them are under way than a trial takes labels."""
+    live = Live(cards(model=build, rollout=msgspec_replace(QUICK, labels_max=3_000, probation_labels=2_000)))
+    live.run(200)
+    before = live.step.slots.roster(live.step.offset).champion
+    base = live.release(right(0.9)).name
+    if promoted_by_hand:
+        live.step.command(live.command("promote", base))
+        live._take()
+    example = live._example
+
+    def late() -> Record:
+        record = example()
+        value = msgspec.json.decode(record.value)
+        served = value["served"]["champion"]
+        value["served"] = {"champion": {**served, "version": before}}
+        return msgspec.structs.replace(record, value=msgspec.json.encode(value))
+
+    live._example = late  # type: ignore[method-assign]
+    live.run(5_000)
+    assert live.actions() == (["released", "promoted"] if promoted_by_hand else ["released"])
+    live._example = example  # type: ignore[method-assign]
+    live.run(4_000)
+    assert live.actions()[-1] == "confirmed"
+    assert live.releases[-1].decided_by == "rule:probation"
+
+
 def test_a_roll_back_says_that_the_candidate_goes_too():
     live = Live()
     live.release(right(0.9))
