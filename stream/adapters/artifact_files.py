@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import fsspec
@@ -29,7 +30,17 @@ class ArtifactFiles:
             self._files, root = fsspec.core.url_to_fs(url)
         except (ImportError, ValueError) as error:
             raise ConfigurationError(setting, url, f"it cannot be used: {error}") from error
-        self._root = f"{root.rstrip('/')}/{pipeline}"
+        self._base = root.rstrip("/")
+        self._root = f"{self._base}/{pipeline}"
+
+    def holds(self, other: ArtifactFiles) -> bool:
+        """Whether the other's folder lies under this one's URL, however the two are written."""
+        if self._files.protocol != other._files.protocol:
+            return False
+        mine, its = self._base, other._root
+        if "file" in self._files.protocol:
+            mine, its = os.path.realpath(mine), os.path.realpath(its)
+        return f"{its}/".startswith(f"{mine}/")
 
     def put_base(self, data: bytes, base: str) -> None:
         """Store a base. The same again is harmless; Conflict if other bytes have this name."""

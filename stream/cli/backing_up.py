@@ -74,12 +74,13 @@ class Restored(msgspec.Struct, frozen=True):
 
 def back_up(settings: Settings, pipeline: Pipeline, url: str) -> tuple[str, Manifest]:
     """Copy everything while workers run; returns the backup's name. Raises ConfigurationError, DriftloopError, Unavailable."""
-    if (url.rstrip("/") + "/").startswith(settings.artifact_url.rstrip("/") + "/"):
+    name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(2)}"
+    target = ArtifactFiles(url, f"{pipeline.name}/{name}", setting="backup")
+    artifacts = ArtifactFiles(settings.artifact_url, pipeline.name)
+    if artifacts.holds(target):
         raise ConfigurationError(
             "backup", url, "name a place outside of the artifacts, or each backup holds all before it"
         )
-    name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(2)}"
-    target = ArtifactFiles(url, f"{pipeline.name}/{name}", setting="backup")
     source = RedisDump(settings.redis_url.get_secret_value(), settings.redis_timeout_s, pipeline.name)
     files: list[StoredFile] = []
     offsets: dict[str, dict[str, int]] = {}
@@ -99,7 +100,6 @@ def back_up(settings: Settings, pipeline: Pipeline, url: str) -> tuple[str, Mani
     finally:
         source.close()
     # After Redis: a base is stored before any state names it.
-    artifacts = ArtifactFiles(settings.artifact_url, pipeline.name)
     for path in artifacts.all_files():
         data = artifacts.find_file(path)
         if data is not None:

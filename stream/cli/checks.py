@@ -97,10 +97,10 @@ def labels_find_events(facts: Facts) -> Iterator[Finding]:
         return
     counts = facts.looks[-1].counts()
     labels, lost = counts.get("labels", 0), counts.get("dead_letters.label_without_event", 0)
-    if labels + lost >= JUDGED_EVENTS and lost / (labels + lost) > UNMATCHED_SHARE:
+    if labels >= JUDGED_EVENTS and lost / labels > UNMATCHED_SHARE:
         yield Finding(
             "labels_without_events",
-            f"{lost:,} of {labels + lost:,} labels found no event",
+            f"{lost:,} of {labels:,} labels found no event",
             "compare key, event_id and partitioner of both producers: driftloop dead-letters <file> "
             "--code label_without_event --values",
         )

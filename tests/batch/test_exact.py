@@ -292,7 +292,8 @@ def test_what_depends_on_deleted_events_is_not_compared(looks_back: bool):
     assert found.same and not found.complete, found
     assert found.equal == (0 if looks_back else len(predictions) - found.not_rebuilt)
     assert found.not_rebuilt > 2
-    assert not compare(pipeline, left, predictions, its.examples, trimmed={0, 1}).same  # not vacuous
+    if looks_back:  # else the deleted predictions say as much
+        assert not compare(pipeline, left, predictions, its.examples, trimmed={0, 1}).same
     assert not compare(pipeline, left, predictions, its.examples, **gone).same
 
 

@@ -139,6 +139,12 @@ AILMENTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+def test_lost_labels_are_counted_once():
+    """Those that find no event are among the labels that came."""
+    (found,) = examine(well(looks=[look(**{"dead_letters.label_without_event": 300})]))
+    assert found.finding == "300 of 900 labels found no event"
+
+
 @pytest.mark.parametrize(("code", "changes"), AILMENTS, ids=[f"{n}-{code}" for n, (code, _) in enumerate(AILMENTS)])
 def test_what_ails_is_found_and_nothing_else(code: str, changes: dict[str, Any]):
     found = examine(well(**changes))

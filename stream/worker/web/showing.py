@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from stream.core.evaluating import KEY_FIGURE
-from stream.core.objectives import Judged
+from stream.core.objectives import Judged, coverage_of
 from stream.core.querying import budget_of
 from stream.core.records import Record
 from stream.core.remembering import Meta, summed
@@ -177,7 +177,7 @@ def labels(counts: Mapping[str, int], learner: Mapping[str, Any] | None) -> dict
         "labels": counts.get("labels", 0),
         "learned": learned,
         "predictions": predictions,
-        "coverage": min(1.0, learned / predictions) if predictions else None,
+        "coverage": coverage_of(counts),
         "timing": dict(sorted(timing.items(), key=lambda item: -item[1])[:12]),
     }
 

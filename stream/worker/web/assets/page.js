@@ -136,9 +136,16 @@ function figures() {
   );
 }
 
+const UNITS = [[86_400_000, "d"], [3_600_000, "h"], [60_000, "min"], [1_000, "s"]];
+
+function duration(ms) {
+  const [size, unit] = UNITS.find(([size]) => ms >= size) ?? [1, "ms"];
+  return `${Number((ms / size).toPrecision(3))} ${unit}`;
+}
+
 const OBJECTIVES = {
   skill_vs_persistence: ["skill against the last label", figure], latency_p99_ms: ["99 % of the answers, ms", compact],
-  label_delay_p50_ms: ["half of the labels, hours", (ms) => (ms / 3.6e6).toFixed(2)], label_coverage: ["share of events with a label", percent],
+  label_delay_p50_ms: ["half of the labels came within", duration], label_coverage: ["share of events with a label", percent],
 };
 
 function objectives() {
@@ -276,7 +283,7 @@ function labels() {
   bar.style.width = `${(its.coverage ?? 0) * 100}%`;
   const pairs = Object.entries(its.timing).flatMap(([name, count]) => [el("dt", {}, name.replaceAll("_", " ")), el("dd", {}, whole(count))]);
   $("labels").replaceChildren(
-    el("p", { class: "note" }, its.coverage === null ? "No predictions yet." : `${percent(its.coverage)} of ${whole(its.predictions)} answers have a label that was learned.`),
+    el("p", { class: "note" }, its.coverage === null ? "No predictions yet." : `${percent(its.coverage)} of ${whole(its.predictions)} answers have a label that somebody gave.`),
     el("div", { class: "bar", "aria-hidden": "true" }, bar), el("dl", { class: "pairs" }, ...pairs), ...estimated());
 }
 
