@@ -14,7 +14,9 @@ const clock = (ms) => new Date(ms).toLocaleTimeString("en-GB", { hour: "2-digit"
 const day = (ms) => new Date(ms).toLocaleString("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
 function duration(s) {
   if (s === null || s === undefined) return "–";
-  return s < 1 ? `${s < 0.01 ? (s * 1e3).toFixed(1) : Math.round(s * 1e3)} ms` : `${s.toFixed(1)} s`;
+  if (s < 1) return `${s < 0.01 ? (s * 1e3).toFixed(1) : Math.round(s * 1e3)} ms`;
+  const [size, unit] = [[86_400, "days"], [3_600, "h"], [60, "min"]].find(([size]) => s >= 2 * size) ?? [1, "s"];
+  return `${(s / size).toFixed(1)} ${unit}`;
 }
 
 let state = null, course = null, known = null;
@@ -136,16 +138,9 @@ function figures() {
   );
 }
 
-const UNITS = [[86_400_000, "d"], [3_600_000, "h"], [60_000, "min"], [1_000, "s"]];
-
-function duration(ms) {
-  const [size, unit] = UNITS.find(([size]) => ms >= size) ?? [1, "ms"];
-  return `${Number((ms / size).toPrecision(3))} ${unit}`;
-}
-
 const OBJECTIVES = {
   skill_vs_persistence: ["skill against the last label", figure], latency_p99_ms: ["99 % of the answers, ms", compact],
-  label_delay_p50_ms: ["half of the labels came within", duration], label_coverage: ["share of events with a label", percent],
+  label_delay_p50_ms: ["half of the labels came within", (ms) => duration(ms / 1_000)], label_coverage: ["share of events with a label", percent],
 };
 
 function objectives() {
