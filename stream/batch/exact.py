@@ -48,9 +48,7 @@ class ExactReplay(msgspec.Struct, frozen=True):
     equal: int  # of them, byte for byte: value, key and timestamp
     only_live: int  # the replay gave none
     only_replayed: int  # live gave none
-    not_rebuilt: (
-        int  # live predictions that cannot be made again: a base, examples or earlier events are gone; not compared
-    )
+    not_rebuilt: int  # live predictions that cannot be made again, as a base, examples or events are gone; not compared
     versions: int  # models built anew
     versions_held_max: int  # at the same time
     first_difference: str | None
@@ -119,9 +117,8 @@ class LivePredictions:
         self.unsettled: set[tuple[int, int]] = set()  # what they depend on is deleted, or may be
         self.oldest: dict[int, int] = {}  # by partition, the first event that has a prediction
         self.models: dict[tuple[int, int], Answered] = {}
-        self.unanswered: dict[
-            tuple[int, int], Answered
-        ] = {}  # events of an earlier state, by what a repeat of theirs says
+        # Events of an earlier state, by what a repeat of theirs says.
+        self.unanswered: dict[tuple[int, int], Answered] = {}
         self.repeated: set[tuple[int, int]] = set()  # answered from memory, without a model
         self.newest: dict[int, int] = {}  # by partition, the last event that has a prediction
         self.digests: dict[tuple[int, int], bytes] = {}
@@ -166,9 +163,8 @@ class LivePredictions:
         if partition in self._trimmed:
             known_from = max(known_from, self.oldest.get(partition, 0))
         if first is not None and first.offset < known_from:
-            self._doubtful.add(
-                prediction.event_id
-            )  # and later repeats of it: what is a repeat depends on when the first came
+            # Later repeats of it, too: what is a repeat depends on when the first came.
+            self._doubtful.add(prediction.event_id)
         return (self._looks_back and partition in self._shortened) or prediction.event_id in self._doubtful
 
 

@@ -32,6 +32,7 @@ from stream.topics import TopicNames
 
 __all__ = ["exact", "from_archive", "from_produced", "from_topics", "moment_ms", "offset_ranges"]
 
+BASE = re.compile(r"[0-9a-f]{1,64}")
 RANGE = re.compile(r"(\d{1,9})=(\d{1,18}):(\d{1,18})?", re.ASCII)
 
 _encode = msgspec.json.Encoder().encode
@@ -226,6 +227,8 @@ def _released(settings: Settings, pipeline: Pipeline, allowed: frozenset[str]) -
     log = ExampleLog(settings.kafka(), names, settings.archive_url)
 
     def open_named(name: str) -> ModelBase | None:
+        if not BASE.fullmatch(name):  # whoever writes to `predictions` chooses no files
+            return None
         try:
             return open_base(
                 files.get_base(name), settings.signing(), pipeline=pipeline.name, configuration=configuration_of(pipeline),
