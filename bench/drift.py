@@ -261,9 +261,8 @@ def _payments(quick: bool) -> None:
         before_the_change=before,
     )  # fmt: skip
     n, seeds = (30_000, (7,)) if quick else (150_000, (7, 8))
-    false = [
-        len(watched(n, seed, change_at)[1]) for seed in seeds for change_at in (0.0, 1.0)
-    ]  # one world or the other
+    # In one world, and in the other.
+    false = [len(watched(n, seed, change_at)[1]) for seed in seeds for change_at in (0.0, 1.0)]
     figure("drift.false_alarms.payments", sum(false) * 100_000 / n / len(false), "per 100,000 events", runs=len(false))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -16,15 +16,16 @@ from stream.adapters.kafka_topics import KafkaTopics
 from stream.adapters.redis_connections import redis_client
 from stream.adapters.redis_models import RedisControl, examples_from
 from stream.adapters.redis_state import RedisStateStore
+from stream.core.model_bases import ModelBase, configuration_of, open_base
 from stream.core.rebuilding import unbroken
 from stream.core.records import Record
-from stream.errors import ConfigurationError, StartupRefused
+from stream.errors import ConfigurationError, SnapshotRefused, StartupRefused
 from stream.messages import Source
 from stream.pipeline import Pipeline
 from stream.settings import Settings
 from stream.topics import TopicNames
 
-__all__ = ["Evidence", "LiveEvidence"]
+__all__ = ["Evidence", "LiveEvidence", "opened_base"]
 
 T = TypeVar("T")
 Place = tuple[int, int]  # partition, offset
@@ -57,6 +58,23 @@ class Evidence(Protocol):
 
     def base(self, name: str) -> tuple[str, bytes]:
         """Where the file is, and what is in it."""
+
+
+def opened_base(
+    evidence: Evidence,
+    name: str,
+    pipeline: Pipeline,
+    keys: Sequence[bytes],
+    extra_allowed: frozenset[str] = frozenset(),
+) -> tuple[str, ModelBase]:
+    """Where a base's file is, and what it holds. Raises Unavailable, SnapshotRefused."""
+    path, data = evidence.base(name)
+    base = open_base(
+        data, keys, pipeline=pipeline.name, configuration=configuration_of(pipeline), extra_allowed=extra_allowed
+    )
+    if base.name != name:
+        raise SnapshotRefused("snapshot_damaged", f"the file of {name} holds {base.name}")
+    return path, base
 
 
 class _Of(msgspec.Struct):

@@ -20,9 +20,9 @@ import msgspec
 
 from stream.batch.offline_scoring import OfflineScoring
 from stream.core.explaining import Answer, Scorer, compile_scorer
-from stream.core.learning import LearnStep, Serving, open_for_serving
+from stream.core.learning import LearnStep, open_for_serving
 from stream.core.model_bases import ModelBase
-from stream.core.rebuilding import Rebuilt, rebuild, unbroken
+from stream.core.rebuilding import Rebuilt, rebuild
 from stream.core.records import Record
 from stream.core.scoring import NO_ANSWER, BesideModel, LiveModel
 from stream.errors import ConfigurationError, StartupRefused
@@ -79,7 +79,8 @@ class ReleasedBases(NamedTuple):
     """Where models come from that were not the first."""
 
     open: Callable[[str], ModelBase | None] = lambda _: None  # by name; None if the file is not there
-    examples: Callable[[int], Iterable[list[Record]]] = lambda _: ()  # of shard 0 from an offset on, in batches
+    # Of shard 0, all in [start, end), in batches; raises StartupRefused if one is gone.
+    examples: Callable[[int, int], Iterable[list[Record]]] = lambda *_: ()
 
 
 NONE_RELEASED = ReleasedBases()
@@ -257,7 +258,7 @@ class _Versions:
         if base is None:
             return
         wanted = {offset for offset in offsets if offset >= base.offset}
-        batches = unbroken(released.examples(base.offset), base.offset, max(wanted, default=base.offset), "examples")
+        batches = released.examples(base.offset, max(wanted, default=base.offset))
         try:
             yield from rebuild(self._pipeline, base, batches, wanted, self._extra_allowed)
         except StartupRefused:  # some are gone
@@ -265,13 +266,13 @@ class _Versions:
 
     def build(self, model: Answered) -> bool:
         """Build this one; False if its base is not there, or `examples` ends before it, or begins behind it."""
-        serving, scorer = self._first_at(model.offset)
-        if model.base != self.first.base:
-            scorer = self._released_at(model.base, model.offset)
-        if serving is None or scorer is None:
+        if not self._learned_to(model.offset):
+            return False
+        scorer = self._first() if model.base == self.first.base else self._released_at(model.base, model.offset)
+        if scorer is None:
             return False
         name, version = self._pipeline.name, f"{model.base}@{model.offset}"
-        live = LiveModel(ModelRef(name, version), scorer, *msgspec.structs.astuple(serving))
+        live = LiveModel(ModelRef(name, version), scorer, *msgspec.structs.astuple(self._step.serving()))
         if model.slot != CHAMPION:  # who was champion beside it is of no account: this one answered
             beside = BesideModel(ModelRef(name, version, model.slot), scorer, share=1.0)
             live = live._replace(scorer=_no_answer, beside=beside)
@@ -288,8 +289,8 @@ class _Versions:
             self._newest[base] = offset, scorer
         return scorer
 
-    def _first_at(self, offset: int) -> tuple[Serving | None, Scorer | None]:
-        """The first model at an offset, and the figures, which are of all that was served."""
+    def _learned_to(self, offset: int) -> bool:
+        """Take the first model, and the figures of all that was served, to an offset; False if it is not there."""
         batch: list[Record] = []
         while (record := self._next()) is not None and record.offset < offset:
             batch.append(record)
@@ -298,16 +299,16 @@ class _Versions:
                 self._step.step(batch)
                 batch = []
         self._step.step(batch)
-        if self._step.offset != offset:
-            return None, None
-        _, model, serving = open_for_serving(
+        return self._step.offset == offset
+
+    def _first(self) -> Scorer:
+        """From a copy, as scorers read it from a snapshot; the learner goes on."""
+        _, model, _ = open_for_serving(
             self._step.snapshot().models["champion"], KEYS, pipeline=self._pipeline.name, shard=0, configuration="exact",
             extra_allowed=self._extra_allowed,
         )  # fmt: skip
         pipeline = self._pipeline
-        return serving, compile_scorer(
-            model, pipeline.task, explained_top=pipeline.explained_top, threshold=pipeline.threshold
-        )
+        return compile_scorer(model, pipeline.task, explained_top=pipeline.explained_top, threshold=pipeline.threshold)
 
     def _next(self) -> Record | None:
         if self._ahead is None and not self._ended:
@@ -376,8 +377,8 @@ class _Exact:
         for queue in queues.values():
             reached = first.offset
             for record in queue:
-                if (model := self._model_for(record)) not in (None, FAILED):
-                    assert model is not None
+                model = self._model_for(record)
+                if model is not None and model is not FAILED:
                     reached = max(reached, model.offset)
                     last_needed[model] = max(last_needed.get(model, 0), reached)
         runs = {partition: _runs(queue, self._model_for) for partition, queue in queues.items()}
@@ -398,15 +399,14 @@ class _Exact:
                     if of is not None and of.offset > now:
                         waiting[partition] = run
                         break
-                    found = of is not None and of is not FAILED and of not in self._missing
-                    live = self._versions[of] if found and of is not None else current
-                    if live is not None and of is FAILED:
-                        live = live._replace(scorer=_fails, beside=None)
+                    live = current if of is None or of is FAILED or of in self._missing else self._versions[of]
                     if live is None:
                         raise ConfigurationError(
                             "--exact", self._pipeline.name, "examples does not hold the first model: it began elsewhere"
                         )
-                    await self._score(partition, batch, live)
+                    await self._score(
+                        partition, batch, live._replace(scorer=_fails, beside=None) if of is FAILED else live
+                    )
             self._versions.drop(last_needed, now)
         return sum(record.topic == "events" for queue in queues.values() for record in queue)
 

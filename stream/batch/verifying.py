@@ -14,10 +14,9 @@ from typing import Literal
 
 import msgspec
 
-from stream.batch.evidence import Evidence, LiveEvidence, Place
+from stream.batch.evidence import Evidence, LiveEvidence, Place, opened_base
 from stream.batch.verdicts import Case, Position, Verified, place_text, position_of
 from stream.batch.witnesses import Progress, Witnesses, told
-from stream.core.model_bases import ModelBase, configuration_of, open_base
 from stream.core.rebuilding import (
     Difference,
     Rebuilt,
@@ -181,26 +180,13 @@ class _Verification:
         except StartupRefused:
             return {}
 
-    def _open(self, name: str) -> tuple[str, ModelBase]:
-        path, data = self._evidence.base(name)
-        base = open_base(
-            data,
-            self._keys,
-            pipeline=self._pipeline.name,
-            configuration=configuration_of(self._pipeline),
-            extra_allowed=self._extra_allowed,
-        )
-        if base.name != name:
-            raise SnapshotRefused("snapshot_damaged", f"the file of {name} holds {base.name}")
-        return path, base
-
     def _score(self, name: str, cases: Sequence[Case], widths: Mapping[int, float | None]) -> None:
         """All predictions of one base."""
         by_offset: dict[int, list[Case]] = defaultdict(list)
         for case in cases:
             by_offset[case.version[1]].append(case)
         try:
-            path, base = self._open(name)
+            path, base = opened_base(self._evidence, name, self._pipeline, self._keys, self._extra_allowed)
         except (SnapshotRefused, Unavailable) as error:
             for case in cases:
                 case.cannot(f"base {name}: {error}")

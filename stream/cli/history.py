@@ -9,12 +9,11 @@ from typing import Any
 
 import msgspec
 
-from stream.adapters.artifact_files import ArtifactFiles
-from stream.adapters.example_log import ExampleLog
 from stream.adapters.kafka_ranges import read_range
 from stream.adapters.kafka_topics import KafkaTopics
 from stream.adapters.redis_models import examples_from
 from stream.batch.archived_history import ArchivedHistory
+from stream.batch.evidence import LiveEvidence, opened_base
 from stream.batch.exact import ExactReplay, LivePredictions, ReleasedBases, exact_replay
 from stream.batch.replaying import in_order
 from stream.cli.answering import source_of
@@ -23,7 +22,7 @@ from stream.cli.producing import follow
 from stream.cli.showing import read_status
 from stream.cli.sources import Produced
 from stream.core.beginning import Beginning
-from stream.core.model_bases import ModelBase, configuration_of, open_base
+from stream.core.model_bases import ModelBase
 from stream.core.records import Record
 from stream.errors import ConfigurationError, SnapshotRefused, Unavailable
 from stream.pipeline import Pipeline
@@ -164,7 +163,8 @@ def exact(
     names = TopicNames.of(pipeline)
     control = read_status(settings, pipeline.name, pipeline.reads).control
     beginning, examples_start = Beginning.of(control), examples_from(control).get(0, 0)
-    oldest, _ = KafkaTopics(settings.kafka(), names).offsets("examples", 0)
+    kafka = KafkaTopics(settings.kafka(), names)
+    oldest, _ = kafka.offsets("examples", 0)
     if oldest > examples_start:
         raise ConfigurationError(
             "--exact",
@@ -180,7 +180,6 @@ def exact(
         for record in from_topics(settings, pipeline.name, None, None, pipeline.reads)
         if record.offset >= beginning.starts.get((record.topic, record.partition), 0)
     ]
-    kafka = KafkaTopics(settings.kafka(), names)
     letters = read_letters(settings, names)
     partitions = kafka.describe().topics["predictions"].partitions
     live = LivePredictions(
@@ -222,25 +221,17 @@ def exact(
 
 def _released(settings: Settings, pipeline: Pipeline, allowed: frozenset[str]) -> ReleasedBases:
     """Bases by their files, and the examples after them, where needed from the archive."""
-    names = TopicNames.of(pipeline)
-    files = ArtifactFiles(settings.artifact_url, pipeline.name)
-    log = ExampleLog(settings.kafka(), names, settings.archive_url)
+    evidence = LiveEvidence(settings, pipeline)
 
     def open_named(name: str) -> ModelBase | None:
         if not BASE.fullmatch(name):  # whoever writes to `predictions` chooses no files
             return None
         try:
-            return open_base(
-                files.get_base(name), settings.signing(), pipeline=pipeline.name, configuration=configuration_of(pipeline),
-                extra_allowed=allowed,
-            )  # fmt: skip
+            return opened_base(evidence, name, pipeline, settings.signing(), allowed)[1]
         except (Unavailable, SnapshotRefused):
             return None
 
-    def examples(start: int) -> Iterable[list[Record]]:
-        return log.batches(0, start, KafkaTopics(settings.kafka(), names).offsets("examples", 0)[1])
-
-    return ReleasedBases(open_named, examples)
+    return ReleasedBases(open_named, lambda start, end: evidence.examples(0, start, end))
 
 
 def _record(topic: str, m: Any) -> Record:

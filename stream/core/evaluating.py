@@ -266,9 +266,7 @@ def _recent_sums(losses: Sequence[float | None], briers: Sequence[float | None])
 def _sum_of_known(values: Sequence[float | None]) -> tuple[float, float]:
     try:
         return float(len(values)), math.fsum(values)  # type: ignore[arg-type]
-    except (
-        TypeError
-    ):  # answers without probabilities are among them: seldom, and a look at each costs more than the sum
+    except TypeError:  # some answers had no probabilities: seldom, and a look at each costs more than the sum
         known = [value for value in values if value is not None]
         return float(len(known)), math.fsum(known)
 

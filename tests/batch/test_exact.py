@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from stream.core.explaining import Answer, compile_scorer
 from stream.core.lean_pickle import dump_model, load_model
 from stream.core.learning import LearnStep, open_for_serving
 from stream.core.model_bases import ModelBase
+from stream.core.rebuilding import unbroken
 from stream.core.records import Record
 from stream.core.scoring import BesideModel, LiveModel, ScoreStep
 from stream.messages import ModelRef
@@ -260,20 +262,22 @@ def test_candidates_and_what_the_former_champion_answered_in_anothers_place_are_
     slots = {slot: sum(model["slot"] == slot for model in models) for slot in ("champion", "challenger", "previous")}
     assert min(slots.values()) > 40
 
-    def examples(start: int) -> list[list[Record]]:
-        return [its.examples[start : start + 200], its.examples[start + 200 :]]
-
-    def released(examples: Any, known: bool = True) -> ReleasedBases:
+    def released(known: bool = True, gone: int = 0) -> ReleasedBases:
         name = candidate_of(pipeline).name
+
+        def examples(start: int, end: int) -> Iterator[list[Record]]:
+            left = its.examples[start + gone : end]
+            return unbroken([left[:200], left[200:]], start, end, "examples")
+
         return ReleasedBases(lambda base: candidate_of(pipeline) if known and base == name else None, examples)
 
     assert len(its.failed) > 5  # the champion could not answer, and they were no candidate's
-    found = compare(pipeline, records, its.predictions, its.examples, released=released(examples), failed=its.failed)
+    found = compare(pipeline, records, its.predictions, its.examples, released=released(), failed=its.failed)
     assert found.first_difference is None
     assert found.same and found.complete
     assert found.equal == found.predictions == len(its.predictions) > 2_400
     of_candidate = sum(model["version"].startswith(candidate_of(pipeline).name) for model in models)
-    for cannot in (released(examples, known=False), released(lambda start: examples(start + 1))):
+    for cannot in (released(known=False), released(gone=1)):
         found = compare(pipeline, records, its.predictions, its.examples, released=cannot, failed=its.failed)
         assert found.same and not found.complete
         assert found.not_rebuilt == of_candidate > 1_000
