@@ -45,7 +45,9 @@ class Retrain:
         trials: of the search over `search_space`, in each run.
         workers: tasks that the trials are spread over.
         window_max: examples to learn from, the newest.
-        compare_share: the share of the window, its end, on which champion and candidate are compared.
+        compare_share: the share of the window, its end, on which champion and candidate are compared. Where labels take long,
+            few events there came after all labels before it were known; then it begins earlier, with this share of what can
+            be scored.
         labels_min: a window with fewer is not searched.
         metric: what candidates are searched and judged by; None: mean absolute error, average precision, the area under the
             ROC curve (anomaly) or accuracy (multiclass).
@@ -95,7 +97,8 @@ class Rollout:
     Args:
         shadow_labels: labels that must have come before it serves anybody.
         shares: the shares of entities that it serves, one after the other; none: from shadow to champion.
-        share_labels: labels that must have come at each share.
+        share_labels: labels that must have come at each share. After so many the next share follows, or, if it is behind by
+            them or by all, the one before.
         alpha: how often a candidate that is no better is promoted, at most, however often one looks.
         labels_max: a candidate that has not won by then is rejected.
         probation_labels: for so many labels after a promotion the former champion is scored beside it, and comes back by
@@ -103,8 +106,9 @@ class Rollout:
         failures_max: a candidate that raises for a larger share of the events is rejected, once 64 of their labels have come;
             until then the champion answers the events for which it raises.
         latency_ratio_max: so many times the champion's mean time per prediction, at most; this needs no labels.
-        distribution_shift_max: how far the answers may differ from the champion's: total variation distance of the
-            predicted classes, 0 to 1; of numbers the difference of means in standard deviations, times 0.25.
+        distribution_shift_max: how far the answers may differ from the champion's, unless labels say so far that they are
+            the better ones: total variation distance of the predicted classes, 0 to 1; of numbers the difference of means in
+            standard deviations, times 0.25.
         promote: "automatic", or "by_hand": a candidate that has won waits for `driftloop promote`.
     """
 

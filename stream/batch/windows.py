@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -75,7 +76,7 @@ def choose_window(
         return _refused(
             f"{len(lessons)} labels have come {since}, retrain.labels_min is {rules.labels_min}: wait for more"
         )
-    split = round(len(lessons) * (1.0 - rules.compare_share))
+    split = _split(lessons, rules.compare_share)
     window = Window(
         shard=shard,
         from_offset=lessons[0].offset,
@@ -95,6 +96,21 @@ def choose_window(
                 f"known, the {what} needs {SCORED_MIN}: labels take long, {remedy}"
             )
     return {"window": msgspec.to_builtins(window), "why": ""}
+
+
+def _split(lessons: list[Lesson], share: float) -> int:
+    """Where the compared part begins: with the last `share` of the labels; where labels take long, earlier, so that of the
+    lessons that can be scored at all `share` are compared, and the others choose between trials.
+
+    A lesson can be scored in its part if its event came after all that the part is learned from was known.
+    """
+    begins = range(1, round(len(lessons) * (1.0 - share)) + 1)
+
+    def too_late(split: int) -> bool:  # the later, the more can be scored in the search, the fewer compared
+        searched = _scored(lessons[:split], lessons[int(split * FIT_SHARE)].offset)
+        return _scored(lessons, lessons[split].offset) * (1.0 - share) < searched * share
+
+    return begins[max(0, bisect_left(begins, True, key=too_late) - 1)]
 
 
 def _scored(lessons: list[Lesson], mark: int) -> int:

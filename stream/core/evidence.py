@@ -28,6 +28,7 @@ __all__ = ["BLOCK", "UNITS", "Evidence", "Losses"]
 
 BLOCK = 160
 CLIP_AT = 3.0  # standard deviations of a block's mean
+KEPT = 0.9  # of what earlier blocks say of that, with each further one
 BLOCKS_FIRST = 3  # only show how far block means scatter; nobody bets on them
 WEIGHT_MAX = 10.0
 UNITS = {
@@ -47,7 +48,7 @@ class Evidence(msgspec.Struct, array_like=True):
     """
 
     blocks: int = 0
-    sums: tuple[float, float] = (0.0, 0.0)  # of block means, of their squares
+    scatter: tuple[float, float] = (0.0, 0.0)  # the last mean; squares of differences between neighbours, fading
     sum_now: float = 0.0
     count_now: int = 0
     total: float = 0.0
@@ -67,7 +68,8 @@ class Evidence(msgspec.Struct, array_like=True):
             if self.interval is not None:
                 self.interval.add(mean, self._cut())
             gamble(self.log_better, self.log_worse, self._stake(mean))
-        self.sums = (self.sums[0] + mean, self.sums[1] + mean * mean)
+        before, squares = self.scatter
+        self.scatter = (mean, KEPT * squares + (mean - before) ** 2 if self.blocks else 0.0)
         self.blocks += 1
         self.sum_now, self.count_now = 0.0, 0
         return True
@@ -80,12 +82,16 @@ class Evidence(msgspec.Struct, array_like=True):
         return mean / scale
 
     def _cut(self) -> float:
-        before = self.sums[0] / self.blocks
-        return CLIP_AT * math.sqrt(max(self.sums[1] / self.blocks - before * before, 0.0))
+        """From differences of neighbours: after a drift one model may be far better at first, and less so when the other has
+        caught up; that slope is no scatter (von Neumann 1941, "Distribution of the ratio of the mean square successive
+        difference to the variance", Annals of Mathematical Statistics 12).
+        """
+        weights = (1.0 - KEPT ** (self.blocks - 1)) / (1.0 - KEPT)
+        return CLIP_AT * math.sqrt(self.scatter[1] / weights / 2.0)
 
     def again(self) -> Evidence:
         """Nothing is known of who is better, but how far block means scatter is."""
-        return Evidence(blocks=self.blocks, sums=self.sums, interval=Interval())
+        return Evidence(blocks=self.blocks, scatter=self.scatter, interval=Interval())
 
     @property
     def better(self) -> float:

@@ -1,8 +1,8 @@
 """How a candidate becomes the champion, or does not: the rules, applied to labels of predictions that were really made.
 
-    released (shadow) ──► canary, share by share ──► promoted ──► confirmed
-        │                    │                           │
-        └────────► rejected ◄┘                           └──► rolled back
+    released (shadow) ──► canary, share by share, up and down ──► promoted ──► confirmed
+        │                    │                                       │
+        └────────► rejected ◄┘                                       └──► rolled back
 
 Shadow and canary: the candidate is scored beside the champion for every event; as a canary it also answers a share of the
 entities. Probation: the former champion is scored beside the new one. Everything is decided from the examples alone, so a
@@ -38,7 +38,7 @@ class Decision(msgspec.Struct, frozen=True):
     rule: str
     reason: str
     evidence: Figures
-    share: float = 0.0
+    step: int = -1  # of a canary: the number of its share
 
 
 class Trial(msgspec.Struct, kw_only=True):
@@ -68,6 +68,8 @@ class Trial(msgspec.Struct, kw_only=True):
     answers: tuple[dict[str, int], dict[str, int]] = msgspec.field(default_factory=lambda: ({}, {}))  # rival, base
     spans: dict[int, list[int]] = {}  # partition -> offsets of the first and the last event that has a label
     sums: list[float] = msgspec.field(default_factory=lambda: [0.0, 0.0, 0.0])  # rival, base, squares of rival
+    stretch_labels: int = 0  # of the stage's pairs, since its share was looked at
+    stretch_gain: float = 0.0
 
     @staticmethod
     def begin(pipeline: Pipeline, base: str, rival: str, offset: int = 0) -> Trial:
@@ -100,7 +102,10 @@ class Trial(msgspec.Struct, kw_only=True):
         if gain is not None:
             assert rival is not None
             self.labels += 1
-            self.stage_labels += int(base.version.rpartition("@")[2]) >= self.since
+            if int(base.version.rpartition("@")[2]) >= self.since:
+                self.stage_labels += 1
+                self.stretch_labels += 1
+                self.stretch_gain += gain
             self._note_answers(pipeline.task, rival, base)
             for segment, value in segment_values(pipeline.segments, example.features):
                 self._judge_segment(pipeline, segment, value, example.label, rival, base, share)
@@ -160,8 +165,9 @@ class Trial(msgspec.Struct, kw_only=True):
         if self.scored >= FAILURES_LABELS_MIN and self.failures > rollout.failures_max * self.scored:
             return self._decision(out, "failures", f"it failed for {self.failures} of {self.scored} events")
         shift = self.shift(pipeline.task)
-        if self.stage != "probation" and self.labels >= SHIFT_LABELS_MIN and shift > rollout.distribution_shift_max:
-            words = f"its answers differ too much: distance {shift:.2f}, rollout.distribution_shift_max is"
+        watched = self.stage != "probation" and self.labels >= SHIFT_LABELS_MIN and not self._ahead
+        if watched and shift > rollout.distribution_shift_max:
+            words = f"its answers differ too much, and are no better: distance {shift:.2f}, rollout.distribution_shift_max is"
             return self._decision(out, "distribution", f"{words} {rollout.distribution_shift_max:g}")
         if self.evidence.worse >= needed:
             words = f"worse than the {self._rival_name}: evidence {self.evidence.worse:.3g}, needed {needed:g}"
@@ -190,10 +196,6 @@ class Trial(msgspec.Struct, kw_only=True):
         rollout = pipeline.rollout
         enough = self.stage_labels >= (rollout.shadow_labels if self.step < 0 else rollout.share_labels)
         last = self.step + 1 >= len(rollout.shares)
-        if enough and not last and self.evidence.total >= 0.0 and self.evidence.better >= self.evidence.worse:
-            share = rollout.shares[self.step + 1]
-            words = f"not behind after {self.labels} labels: it answers {share:.0%} of the entities"
-            return self._decision("canary", "share", words, share)
         if enough and last and self.evidence.better >= needed and self._rarest(pipeline.task) >= RAREST_MIN:
             words = f"better than the champion: evidence {self.evidence.better:.3g}, needed {needed:g}"
             if rollout.promote == "automatic":
@@ -203,7 +205,38 @@ class Trial(msgspec.Struct, kw_only=True):
         if self.labels >= rollout.labels_max and not self.won:
             words = f"no better after {self.labels} labels: evidence {self.evidence.better:.3g}, needed {needed:g}"
             return self._decision("rejected", "labels_max", words)
+        if enough and self.step < 0 and not last and not self._behind:
+            return self._to_share(pipeline, 0, f"not behind after {self.labels} labels")
+        if enough and self.step >= 0 and self.stretch_labels >= rollout.share_labels:
+            return self._up_or_down(pipeline)
         return None
+
+    def _up_or_down(self, pipeline: Pipeline) -> Decision | None:
+        """A candidate that was good at first may be so no longer: the share follows the newest labels both ways."""
+        labels, behind = self.stretch_labels, self.stretch_gain < 0.0 or self._behind
+        self.stretch_labels, self.stretch_gain = 0, 0.0
+        if behind and self.step > 0:
+            return self._to_share(
+                pipeline, self.step - 1, f"behind, by the last {labels} labels or by all {self.labels}"
+            )
+        if not behind and self.step + 1 < len(pipeline.rollout.shares):
+            return self._to_share(pipeline, self.step + 1, f"not behind after {self.labels} labels")
+        return None
+
+    def _to_share(self, pipeline: Pipeline, step: int, why: str) -> Decision:
+        words = f"{why}: it answers {pipeline.rollout.shares[step]:.0%} of the entities"
+        return self._decision("canary", "share", words, step)
+
+    @property
+    def _ahead(self) -> bool:
+        """Of two that answer differently, by what labels say so far: a champion that a drift has left behind is no measure."""
+        rival, base = self.losses.figures()
+        righter = base < rival if self.losses.task == "regression" else base > rival
+        return righter and not self._behind
+
+    @property
+    def _behind(self) -> bool:
+        return self.evidence.total < 0.0 or self.evidence.better < self.evidence.worse
 
     def _rarest(self, task: str) -> int:
         """Labels of the rarest class, where there are two: the bet is not fair while hardly any have come."""
@@ -241,6 +274,7 @@ class Trial(msgspec.Struct, kw_only=True):
     def enter(self, step: int, offset: int) -> None:
         """Go on with the share of this number. Labels of what was answered before say nothing of it: they may be late."""
         self.stage, self.step, self.since, self.stage_labels = "canary", step, offset, 0
+        self.stretch_labels, self.stretch_gain = 0, 0.0
 
     def figures(self, task: str) -> Figures:
         """What the release record and `driftloop models` show."""
@@ -273,8 +307,8 @@ class Trial(msgspec.Struct, kw_only=True):
             "gain_confidence": 1.0 - 2.0 * alpha,
         }
 
-    def _decision(self, action: Any, rule: str, reason: str, share: float = 0.0) -> Decision:
-        return Decision(action, rule, reason, self.figures(self.losses.task), share)
+    def _decision(self, action: Any, rule: str, reason: str, step: int = -1) -> Decision:
+        return Decision(action, rule, reason, self.figures(self.losses.task), step)
 
 
 def _share_of(example: Example, pipeline: Pipeline) -> float:

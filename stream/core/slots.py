@@ -198,8 +198,8 @@ class Slots:
         assert trial is not None
         by, reason, evidence = f"rule:{decision.rule}", decision.reason, decision.evidence
         if decision.action == "canary":
-            trial.enter(trial.step + 1, offset)
-            self._record("canary", trial.base, offset, by, reason, evidence, at_ms, decision.share)
+            trial.enter(decision.step, offset)
+            self._record("canary", trial.base, offset, by, reason, evidence, at_ms, self._share(trial))
         elif decision.action == "promoted":
             self._promote(offset, by, reason, evidence, at_ms)
         elif decision.action == "rejected":

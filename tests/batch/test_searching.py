@@ -263,3 +263,16 @@ def test_a_window_has_four_marks(retraining: Retraining):
     }  # fmt: skip
     assert choose_window(pipeline, source, change_point=800)["window"]["from_offset"] == 800
     assert choose_window(pipeline, source, change_point=100, to_offset=900)["window"]["from_offset"] == 500
+
+
+def test_late_labels_leave_enough_to_compare(retraining: Retraining):
+    """Of 4,000 labels that come 1,000 events late, the last quarter are of events nobody could have answered fairly."""
+    pipeline = retraining.load().pipeline
+    source = retraining.write(examples(separable(4_000), 1_000))
+    window = choose_window(pipeline, source)["window"]
+    split, score, end = window["split_offset"], window["score_offset"], window["to_offset"]
+    assert end - split > 1_000, "late events of the quarter came before what is before it was known"
+    compared, searched = end - split - 1_000, split - score - 1_000
+    assert compared / (compared + searched) == pytest.approx(pipeline.retrain.compare_share, abs=0.01)
+    in_time = choose_window(pipeline, retraining.write(examples(separable(4_000), 1)))["window"]
+    assert in_time["split_offset"] == 3_000

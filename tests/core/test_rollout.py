@@ -15,7 +15,7 @@ from river import dummy, linear_model, optim, preprocessing, stats, tree
 
 from stream import Rollout
 from stream.core.digest import state_digest
-from stream.core.evidence import BLOCK
+from stream.core.evidence import BLOCK, Evidence
 from stream.core.examples import Follower
 from stream.core.learning import LearnStep
 from stream.core.model_bases import ModelBase, open_base, seal_base
@@ -180,6 +180,25 @@ def test_a_share_waits_for_labels_of_its_own_answers():
     assert live.actions().count("canary") == 2
 
 
+def test_a_candidate_that_is_good_no_longer_gives_its_share_back():
+    """What it was good for at first would carry it for thousands of labels, if all were counted alike."""
+    live = Live()
+    live.run(300)
+    base = live.release(right(0.8))
+    while [one.share for one in live.releases if one.action == "canary"] != [0.1, 0.5]:
+        live.run(10)
+    live.run(600)
+    assert live.step.slots.trial is not None and live.step.slots.trial.step == 1
+    live.guesses[base.name] = right(0.6)  # the champion: 0.7
+    live.run(QUICK.share_labels + 2 * BLOCK)
+    last = live.releases[-1]
+    assert (last.action, last.share, last.decided_by) == ("canary", 0.1, "rule:share")
+    assert "behind, by the last" in last.reason and "10% of the entities" in last.reason
+    live.guesses[base.name] = right(0.9)
+    live.run(1_200)
+    assert [one.share for one in live.releases if one.action == "canary"][-1] == 0.5, "and it may get it again"
+
+
 def test_a_worse_candidate_never_answers_anybody():
     live = Live()
     live.release(right(0.5))
@@ -301,6 +320,30 @@ def test_a_candidate_whose_answers_are_others_is_rejected():
     live.run(3 * BLOCK)
     assert live.actions() == ["released", "rejected"]
     assert live.releases[1].decided_by == "rule:distribution"
+
+
+def test_other_answers_than_those_of_a_champion_that_is_wrong_are_no_reason():
+    """After a drift the candidate's answers must differ: labels say that it is the better one."""
+    live = Live()
+    live.run(300)
+    live.release(right(0.95))
+    live.guesses[live.step.base] = lambda label, rng: 0.6  # always true; 40 % are
+    live.run(2 * BLOCK)
+    trial = live.step.slots.trial
+    assert trial is not None and trial.shift("binary") > QUICK.distribution_shift_max
+    live.run(12 * BLOCK)
+    assert "promoted" in live.actions() and "rejected" not in live.actions()
+
+
+def test_a_lead_that_shrinks_is_still_a_lead():
+    """Far better at first, a little when the champion has caught up: that slope must not count as scatter."""
+    rng = random.Random(4)
+    evidence, labels = Evidence(), 0
+    while evidence.better < 20:
+        labels += 1
+        lead = 0.5 * 0.5 ** (labels / 300) + 0.03
+        evidence.add((rng.random() < lead) * 0.1 + rng.choice((-0.1, 0.1)) * (rng.random() < 0.1))
+    assert labels < 6_000
 
 
 def test_a_candidate_that_harms_one_segment_is_rejected():
