@@ -39,6 +39,7 @@ START_MS = 1_767_225_600_000
 REFRESH = 50  # events between two refreshments of the scorers' models
 IGNORED = 1_000  # events at the beginning that are not judged: no system knows anything
 Given = Callable[[Answer], Answer]
+Starts = dict[str, ModelBase]  # what candidates may start from, beside from scratch
 
 
 class Log:
@@ -199,17 +200,21 @@ class Retraining:
             return {"outcome": "too_little", "why": chosen["why"]}
         window = msgspec.convert(chosen["window"], Window)
         first = self._champion_at(live, champion, window.from_offset)
+        starts = {"champion": first}
+        base = self._bases.get(champion)
+        if base is not None and base.offset <= window.from_offset:
+            starts["former"] = self._champion_at(live, base.provenance["parent"], window.from_offset)
         lessons = timeline(pipeline, log.records(0, window.from_offset, window.to_offset), first.high_water)
         start, params = self._search(
-            first, [one for one in lessons.lessons if one.offset < window.split_offset], window
+            starts, [one for one in lessons.lessons if one.offset < window.split_offset], window
         )
-        verdict = self._compare(first, champion, start, params, lessons.lessons, window)
-        name = params.get("family", start) if start == "scratch" else "champion"
+        verdict = self._compare(starts, champion, start, params, lessons.lessons, window)
+        name = params.get("family", start) if start == "scratch" else start
         facts: dict[str, Any] = {"recipe": f"{name} {params.get('rate', params.get('learning_rate', ''))}".strip()}
         facts |= {"labels": window.labels, "gain": verdict["figures"]["gain"]}
         if not verdict["accepted"]:
             return {"outcome": "refused", **facts}
-        model = self._model(first, start, params)
+        model = self._model(starts, start, params)
         fit_to = None
         if start == "scratch" and is_batch_trained(model):
             fit_to = window.split_offset if model.online_layer else window.to_offset
@@ -223,15 +228,15 @@ class Retraining:
         release(live, base, champion, run_id)
         return {"outcome": "released" if refused is None else "not_carried_out", "why": refused, **facts}
 
-    def _search(self, first: ModelBase, lessons: Any, window: Window) -> tuple[str, dict[str, Any]]:
+    def _search(self, starts: Starts, lessons: Any, window: Window) -> tuple[str, dict[str, Any]]:
         """Where the best trial starts from, and its parameters."""
         trials: list[tuple[str, dict[str, Any]]] = [
-            ("champion", {}),
+            *((start, {}) for start in starts),
             *(("scratch", params) for params in self._recipes),
         ]
         found = []
         for start, params in trials:
-            model = self._model(first, start, params)
+            model = self._model(starts, start, params)
             judged = evaluate(self._pipeline, model, lessons, score_from=window.score_offset, fit=start == "scratch")
             figure = -math.inf if judged.figure is None else self._pipeline.metric_sign * judged.figure
             found.append((figure, start, params))
@@ -239,11 +244,11 @@ class Retraining:
         return start, params
 
     def _compare(
-        self, first: ModelBase, champion: str, start: str, params: dict[str, Any], lessons: Any, window: Window
+        self, starts: Starts, champion: str, start: str, params: dict[str, Any], lessons: Any, window: Window
     ) -> dict[str, Any]:
         pipeline, split = self._pipeline, window.split_offset
         known_at_ms = known_at(lessons, split)
-        candidate = self._model(first, start, params)
+        candidate = self._model(starts, start, params)
         judged = evaluate(
             pipeline,
             candidate,
@@ -254,7 +259,7 @@ class Retraining:
             segments=True,
         )
         base = self._bases.get(champion)
-        rival, since = load_model(dump_model(first.model)), window.from_offset
+        rival, since = load_model(dump_model(starts["champion"].model)), window.from_offset
         if base is not None and window.from_offset <= base.offset <= split:
             rival, since = load_model(dump_model(base.model)), base.offset
         rivals = evaluate(
@@ -267,9 +272,9 @@ class Retraining:
         }
         return judge(pipeline, judged, rivals, sizes, first_not_finite(candidate))
 
-    def _model(self, first: ModelBase, start: str, params: dict[str, Any]) -> Any:
-        if start == "champion":
-            return load_model(dump_model(first.model))
+    def _model(self, starts: Starts, start: str, params: dict[str, Any]) -> Any:
+        if start in starts:
+            return load_model(dump_model(starts[start].model))
         pipeline = self._pipeline
         return load_model(dump_model(pipeline.model({"seed": pipeline.seed, **pipeline.params, **params})))
 

@@ -28,9 +28,7 @@ __all__ = ["run"]
 ROWS, ROWS_QUICK = 25_000, 5_000
 DELAYS = (100, 1_000)
 SYSTEMS = ("frozen", "online", "online_reset", "whole_loop")
-HALF_COMPARED_FROM = (
-    1_000  # from this delay also the whole loop with `compare_share=0.5`: a quarter of 4,000 labels is too short
-)
+HALF_COMPARED_FROM = 1_000  # from this delay also the whole loop with `compare_share=0.5`
 SCHEDULED_EVERY = 5_000  # and on rare classes the loop that also retrains by the clock, after so many labels
 FROZEN_SHARE = 0.2  # the frozen model learns for so long
 BAD_LESSONS = 5_000

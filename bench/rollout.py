@@ -1,6 +1,6 @@
-"""How often a candidate that is no better wins, how soon one that is better does, and what a bad one costs.
+"""How often a candidate that is no better wins, how soon one that is better does, and how often its share changes.
 
-No broker is needed: the trial's evidence is fed with differences of losses. Nulls: independent, in bursts, and the real errors
+No broker is needed: the trial's evidence is fed with differences of losses, whole trials with answers. Nulls: independent, in bursts, and the real errors
 of two models on elec2 whose blocks of 256 are given to the one or the other by a coin.
 """
 
@@ -16,13 +16,19 @@ from river import linear_model, optim, preprocessing
 
 from bench.drift import DATA, elec2
 from bench.harness import figure
+from stream import Pipeline
 from stream.core.evidence import Evidence
+from stream.core.rollout import Trial
+from stream.messages import CHALLENGER, CHAMPION, Example, Served, Source
 
 __all__ = ["run"]
 
 LABELS = 10_000
 NEEDED = 20.0
 FLIP = 256
+PIPELINE = Pipeline(
+    name="trial", task="binary", features={"x": float}, model=lambda _: linear_model.LogisticRegression()
+)
 Gains = Callable[[random.Random], Sequence[float]]
 
 
@@ -50,6 +56,46 @@ def run(quick: bool) -> None:
         figure(f"rollout.promoted.{name}", len(promoted) / len(at), f"of candidates within {LABELS} labels", goal=0.95)
         if promoted:
             figure(f"rollout.labels_to_promote.{name}", statistics.median(promoted), "labels")
+    for name, second in (("equal", 0.80), ("two_points", 0.82)):
+        for delay in (0, 1_000):
+            _whole_trials(f"rollout.trial.{name}.delay_{delay}", second, delay, replays // 25)
+
+
+def _whole_trials(name: str, second: float, delay: int, replays: int) -> None:
+    """Candidates beside a champion that is 80 % right, through shadow and shares, at everybody's defaults."""
+    ends: list[tuple[str, int]] = []
+    changes = []
+    for seed in range(replays):
+        rng = random.Random(seed)
+        trial, shares = Trial.begin(PIPELINE, "new", "old"), 0
+        for number, gain in enumerate(_answers(rng, 0.80, second, PIPELINE.rollout.labels_max + delay)):
+            decision = trial.update(_example(number, gain, rng.random() < 0.5, max(0, number - delay)), PIPELINE)
+            if decision is not None and decision.action == "canary":
+                trial.enter(decision.step, number + 1)
+                shares += 1
+            elif decision is not None:
+                ends.append((decision.action, number))
+                break
+        changes.append(shares)
+    promoted = [labels for action, labels in ends if action == "promoted"]
+    figure(
+        name, len(promoted) / replays, "promoted", of=replays, share_changes=statistics.fmean(changes),
+        labels=statistics.median(promoted) if promoted else None,
+    )  # fmt: skip
+
+
+def _example(number: int, gain: float, label: bool, scored_at: int) -> Example:
+    """One label; the better of two answers is right, and with no difference both are."""
+    served = {}
+    for slot, base, right in ((CHAMPION, "old", gain <= 0), (CHALLENGER, "new", gain >= 0)):
+        prediction = label if right else not label
+        probability = 0.7 if prediction else 0.3
+        served[slot] = Served(f"{base}@{scored_at}", prediction, {"false": 1 - probability, "true": probability})
+    return Example(
+        event_id=f"e{number}", entity_id="k", occurred_at_ms=number, features={"x": 0.0}, served=served, label=label,
+        label_source="bench", labelled_at_ms=number, timing="on_time", partition=0, sequence=number + 1,
+        event_source=Source("events", 0, number),
+    )  # fmt: skip
 
 
 def _won_at(gains: Sequence[float]) -> int | None:
@@ -73,12 +119,12 @@ def _noise(rng: random.Random, mean: float, spread: float, inertia: float) -> li
     return gains
 
 
-def _answers(rng: random.Random, first: float, second: float) -> list[float]:
+def _answers(rng: random.Random, first: float, second: float, labels: int = LABELS) -> list[float]:
     """Right or wrong answers of two models that mostly fail together: they disagree about one event in ten."""
     disagree = 0.1
     only_second = (disagree + second - first) / 2
     gains = []
-    for _ in range(LABELS):
+    for _ in range(labels):
         u = rng.random()
         gains.append(1.0 if u < only_second else -1.0 if u < disagree else 0.0)
     return gains

@@ -12,7 +12,7 @@ from stream.errors import ConfigurationError
 
 __all__ = ["Labelling", "Objectives", "Retrain", "Rollout", "label_options", "mistakes"]
 
-STARTS = ("scratch", "champion", "transfer")
+STARTS = ("scratch", "champion", "former", "transfer")
 RELEASE, REJECT = "Release", "Reject"  # answers to the question whether a candidate may be released
 CANNOT_TELL, SKIP, SEND = "cannot tell", "skip", "send"  # in a form, beside the labels
 OPTIONS_MAX = 30
@@ -57,7 +57,8 @@ class Retrain:
         latency_us_max: mean time of one prediction; None: not looked at.
         automation: "automatic", or "approval": a person decides in Airflow before the release.
         approval_timeout: an approval that nobody gives is a rejection after so long.
-        start_from: what candidates may start from: "scratch", "champion" (it goes on learning), "transfer".
+        start_from: what candidates may start from: "scratch", "champion" (it goes on learning), "former" (the champion before
+            this one, as if it had gone on learning), "transfer".
         transfer_from: the pipeline from whose newest base "transfer" starts, of those that knew no label of the window; its
             features must be the same.
     """
@@ -78,7 +79,7 @@ class Retrain:
     latency_us_max: float | None = None
     automation: Literal["automatic", "approval"] = "automatic"
     approval_timeout: str = "24h"
-    start_from: Sequence[str] = ("scratch", "champion")
+    start_from: Sequence[str] = ("scratch", "champion", "former")
     transfer_from: str | None = None
 
     @property
@@ -97,10 +98,10 @@ class Rollout:
     Args:
         shadow_labels: labels that must have come before it serves anybody.
         shares: the shares of entities that it serves, one after the other; none: from shadow to champion.
-        share_labels: labels that must have come at each share. After so many the next share follows, or, if it is behind by
-            them or by all, the one before.
+        share_labels: labels that must have come at each share. After so many the next share follows, or, if the newest
+            show it clearly behind, the one before.
         alpha: how often a candidate that is no better is promoted, at most, however often one looks.
-        labels_max: a candidate that has not won by then is rejected.
+        labels_max: a candidate without the evidence to win by then is rejected.
         probation_labels: for so many labels after a promotion the former champion is scored beside it, and comes back by
             itself if it proves better.
         failures_max: a candidate that raises for a larger share of the events is rejected, once 64 of their labels have come;

@@ -32,6 +32,7 @@ __all__ = [
     "Starts",
     "base_before",
     "champion_at",
+    "find_former",
     "find_transfer",
     "high_water_at",
     "line_start",
@@ -125,6 +126,26 @@ def high_water_at(run: Run, name: str | None, shard: int, offset: int) -> dict[i
     return timeline(run.pipeline, run.source.records(shard, base.offset, offset), base.high_water).high_water
 
 
+def find_former(run: Run, champion: str | None, from_offset: int) -> str | None:
+    """The base of the champion before this one, if a candidate may start from it; after probation nothing else asks for it.
+
+    None where the window begins before the champion does: there the champion's own line is the former's. None, too, where
+    the champion was built without labels that the former may have learned, or the former's file is gone.
+    """
+    if champion is None:
+        return None
+    its = open_base(run.files.get_base(champion), run.keys, pipeline=run.pipeline.name, extra_allowed=run.allowed)
+    former = its.provenance.get("parent")
+    if not isinstance(former, str) or its.offset > from_offset:
+        return None
+    try:
+        without = taken_back(run, former)
+        base_before(run, former, its.shard, from_offset)
+    except (Unavailable, SnapshotRefused):
+        return None
+    return former if set(left_out_of(its.provenance)) <= set(without) else None
+
+
 def find_transfer(run: Run, before_ms: int) -> str | None:
     """The newest base of `retrain.transfer_from` that may be used: its labels had come before the window's first."""
     other = run.pipeline.retrain.transfer_from
@@ -163,8 +184,9 @@ class Starts:
 
     def _warm(self, start: str) -> Any:
         run, plan = self._run, self._plan
-        if start == "champion":
-            return champion_at(run, plan.champion, plan.window.shard, plan.window.from_offset).model
+        if start in ("champion", "former"):
+            name = plan.champion if start == "champion" else plan.former
+            return champion_at(run, name, plan.window.shard, plan.window.from_offset).model
         other = run.pipeline.retrain.transfer_from
         assert other is not None and plan.transfer is not None
         data = ArtifactFiles(run.settings.artifact_url, other).get_base(plan.transfer)

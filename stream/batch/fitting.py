@@ -97,6 +97,7 @@ def _provenance(its: Run, plan: Plan, best: dict[str, Any], until_ms: int) -> di
         "seed": pipeline.seed,
         "figure": best["figure"],
         "parent": plan.champion,
+        "former": plan.former if best["start"] == "former" else None,
         "transfer": plan.transfer if best["start"] == "transfer" else None,
         "transfer_from": pipeline.retrain.transfer_from if best["start"] == "transfer" else None,
         "shard": window.shard,

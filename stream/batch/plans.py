@@ -33,6 +33,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         champion: the base of the live champion when the run began; None: the pipeline's fresh model.
+        former: the base of the champion before that one, which "former" starts from; None: see `candidates.find_former`.
         transfer: the base of the other pipeline that "transfer" starts from; None: there is none that may be used.
         high_water: what had been seen before the window; repeats are told by it.
         left_out: examples that the champion was built without: bad labels stay taken back.
@@ -47,6 +48,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     trials: int
     workers: int
     champion: str | None = None
+    former: str | None = None
     transfer: str | None = None
     high_water: dict[int, int] = {}
     left_out: list[LeftOut] = []

@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from stream.adapters.file_pipelines import LoadedPipeline
 from stream.adapters.redis_search import RedisJournal
-from stream.batch.candidates import Recipe, Starts, find_transfer, high_water_at, taken_back
+from stream.batch.candidates import Recipe, Starts, find_former, find_transfer, high_water_at, taken_back
 from stream.batch.plans import Plan, Run
 from stream.batch.search_results import write_results
 from stream.batch.windows import ExampleSource, Window
@@ -70,10 +70,11 @@ def plan_trials(
         records = its.source.records(chosen.shard, chosen.from_offset, chosen.to_offset)
         left_out = taken_back(its, champion)
         found = timeline(pipeline, records, before, left_out)
+        former = find_former(its, champion, chosen.from_offset) if "former" in rules.start_from else None
         transfer = find_transfer(its, found.lessons[0].came_at_ms) if "transfer" in rules.start_from else None
         plan = Plan(
             run=run, pipeline=pipeline.name, window=chosen, seed=pipeline.seed, trials=trials or rules.trials,
-            workers=workers or rules.workers, champion=champion, transfer=transfer,
+            workers=workers or rules.workers, champion=champion, former=former, transfer=transfer,
             high_water=before, left_out=list(left_out), data=found.digest,
         )  # fmt: skip
         its.keep("plan.json", plan)
@@ -202,10 +203,11 @@ def _best(study: Study) -> FrozenTrial | None:
 
 
 def _queue_first(study: Study, pipeline: Pipeline, plan: Plan) -> None:
-    """The current parameters from scratch, the champion as it is, the other pipeline's model."""
+    """The current parameters from scratch, the champion as it is, the one before it, the other pipeline's model."""
+    missing = {name for name, base in (("former", plan.former), ("transfer", plan.transfer)) if base is None}
     there = {one.user_attrs.get("first") for one in study.get_trials(deepcopy=False)}
     for start in pipeline.retrain.start_from:
-        if start in there or (start == "transfer" and plan.transfer is None):
+        if start in there or start in missing:
             continue
         params = _current(pipeline) if start == "scratch" else {}
         study.enqueue_trial(params, user_attrs={"first": start, "start": start, "names": list(params)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -17,6 +16,7 @@ __all__ = ["ExampleSource", "Window", "choose_window"]
 
 FIT_SHARE = 1 / 3  # of the search's lessons are learned only, the others scored
 SCORED_MIN = 20
+SPLITS = 100
 
 
 class ExampleSource(Protocol):
@@ -102,15 +102,16 @@ def _split(lessons: list[Lesson], share: float) -> int:
     """Where the compared part begins: with the last `share` of the labels; where labels take long, earlier, so that of the
     lessons that can be scored at all `share` are compared, and the others choose between trials.
 
-    A lesson can be scored in its part if its event came after all that the part is learned from was known.
+    A lesson can be scored in its part if its event came after all that the part is learned from was known. Labels may come in
+    bulk, so what can be scored goes up and down with the split: some hundred are tried, the latest first.
     """
-    begins = range(1, round(len(lessons) * (1.0 - share)) + 1)
-
-    def too_late(split: int) -> bool:  # the later, the more can be scored in the search, the fewer compared
+    latest = round(len(lessons) * (1.0 - share))
+    for split in range(latest, 0, -max(1, latest // SPLITS)):
         searched = _scored(lessons[:split], lessons[int(split * FIT_SHARE)].offset)
-        return _scored(lessons, lessons[split].offset) * (1.0 - share) < searched * share
-
-    return begins[max(0, bisect_left(begins, True, key=too_late) - 1)]
+        compared = _scored(lessons, lessons[split].offset)
+        if min(searched, compared) >= SCORED_MIN and compared * (1.0 - share) >= searched * share:
+            return split
+    return latest
 
 
 def _scored(lessons: list[Lesson], mark: int) -> int:

@@ -6,7 +6,7 @@ from which m is taken. A mean is out while the wealth of those who say "it is mo
 bound is wrong, at any time at all, with probability alpha at most; and as 0 is on the grid, the lower bound leaves it when the
 evidence suffices, and not before.
 
-What it is of: the mean of blocks, each cut at three standard deviations of the blocks before it, on either side of that mean, as the
+What it is of: the mean of blocks, each cut at three times the scatter of the blocks before it, on either side of that mean, as the
 test is; and taken as the same in every block. If it changes, the bounds are about its average so far, and promise less. While
 all blocks were equal there is no unit, and no bound; the test bets all the same.
 """

@@ -41,6 +41,24 @@ class Decision(msgspec.Struct, frozen=True):
     step: int = -1  # of a canary: the number of its share
 
 
+class Stretch(msgspec.Struct, array_like=True):
+    """Differences of losses since the share was looked at."""
+
+    labels: int = 0
+    gain: float = 0.0
+    squares: float = 0.0
+
+    def add(self, gain: float) -> None:
+        self.labels += 1
+        self.gain += gain
+        self.squares += gain * gain
+
+    @property
+    def clearly_behind(self) -> bool:
+        """By more than a standard deviation of such a sum; of equal models one stretch in six is."""
+        return self.gain < -math.sqrt(self.squares)
+
+
 class Trial(msgspec.Struct, kw_only=True):
     """Two models side by side: `base` is on trial, `rival` is what it is compared with.
 
@@ -62,14 +80,14 @@ class Trial(msgspec.Struct, kw_only=True):
     seen: int = 0  # labels of events that came since it began
     scored: int = 0
     failures: int = 0
-    won: bool = False  # and waits for a person
+    won: bool = False  # and waits for a person; not for ever: see `_forward`
     evidence: Evidence = msgspec.field(default_factory=lambda: Evidence(interval=Interval()))
     segments: dict[str, dict[str, tuple[Losses, Evidence]]] = {}
     answers: tuple[dict[str, int], dict[str, int]] = msgspec.field(default_factory=lambda: ({}, {}))  # rival, base
     spans: dict[int, list[int]] = {}  # partition -> offsets of the first and the last event that has a label
     sums: list[float] = msgspec.field(default_factory=lambda: [0.0, 0.0, 0.0])  # rival, base, squares of rival
-    stretch_labels: int = 0  # of the stage's pairs, since its share was looked at
-    stretch_gain: float = 0.0
+    own: Stretch = msgspec.field(default_factory=Stretch)  # of the stage's pairs: whether it may have the next share
+    newest: Stretch = msgspec.field(default_factory=Stretch)  # of all pairs: whether it must go back to the one before
 
     @staticmethod
     def begin(pipeline: Pipeline, base: str, rival: str, offset: int = 0) -> Trial:
@@ -104,8 +122,8 @@ class Trial(msgspec.Struct, kw_only=True):
             self.labels += 1
             if int(base.version.rpartition("@")[2]) >= self.since:
                 self.stage_labels += 1
-                self.stretch_labels += 1
-                self.stretch_gain += gain
+                self.own.add(gain)
+            self.newest.add(gain)
             self._note_answers(pipeline.task, rival, base)
             for segment, value in segment_values(pipeline.segments, example.features):
                 self._judge_segment(pipeline, segment, value, example.label, rival, base, share)
@@ -196,32 +214,41 @@ class Trial(msgspec.Struct, kw_only=True):
         rollout = pipeline.rollout
         enough = self.stage_labels >= (rollout.shadow_labels if self.step < 0 else rollout.share_labels)
         last = self.step + 1 >= len(rollout.shares)
-        if enough and last and self.evidence.better >= needed and self._rarest(pipeline.task) >= RAREST_MIN:
+        winning = self.evidence.better >= needed and self._rarest(pipeline.task) >= RAREST_MIN
+        if winning and enough and last and rollout.promote == "automatic":
             words = f"better than the champion: evidence {self.evidence.better:.3g}, needed {needed:g}"
-            if rollout.promote == "automatic":
-                return self._decision("promoted", "sequential_test", words)
-            self.won = True
-            return None
-        if self.labels >= rollout.labels_max and not self.won:
+            return self._decision("promoted", "sequential_test", words)
+        self.won = winning and (self.won or (enough and last))
+        if self.labels >= rollout.labels_max and not winning:
             words = f"no better after {self.labels} labels: evidence {self.evidence.better:.3g}, needed {needed:g}"
             return self._decision("rejected", "labels_max", words)
-        if enough and self.step < 0 and not last and not self._behind:
-            return self._to_share(pipeline, 0, f"not behind after {self.labels} labels")
-        if enough and self.step >= 0 and self.stretch_labels >= rollout.share_labels:
-            return self._up_or_down(pipeline)
-        return None
+        if self.step < 0:
+            if enough and not last and not self._behind:
+                return self._to_share(pipeline, 0, f"not behind after {self.labels} labels")
+            return None
+        return self._down(pipeline) or (self._up(pipeline) if enough and not last else None)
 
-    def _up_or_down(self, pipeline: Pipeline) -> Decision | None:
-        """A candidate that was good at first may be so no longer: the share follows the newest labels both ways."""
-        labels, behind = self.stretch_labels, self.stretch_gain < 0.0 or self._behind
-        self.stretch_labels, self.stretch_gain = 0, 0.0
-        if behind and self.step > 0:
-            return self._to_share(
-                pipeline, self.step - 1, f"behind, by the last {labels} labels or by all {self.labels}"
-            )
-        if not behind and self.step + 1 < len(pipeline.rollout.shares):
-            return self._to_share(pipeline, self.step + 1, f"not behind after {self.labels} labels")
-        return None
+    def _down(self, pipeline: Pipeline) -> Decision | None:
+        """A candidate that was good at first may be so no longer. All labels tell, also those of what came before this share."""
+        newest = self.newest
+        if newest.labels < pipeline.rollout.share_labels:
+            return None
+        self.newest = Stretch()
+        below = min(self.step, len(pipeline.rollout.shares)) - 1  # the file may have fewer shares by now
+        if below < 0 or not newest.clearly_behind:
+            return None
+        self.won = False
+        return self._to_share(pipeline, below, f"behind by the last {newest.labels} of {self.labels} labels")
+
+    def _up(self, pipeline: Pipeline) -> Decision | None:
+        """Labels of what came at this share tell."""
+        own = self.own
+        if own.labels < pipeline.rollout.share_labels:
+            return None
+        self.own = Stretch()
+        if own.gain < 0.0 or self._behind:
+            return None
+        return self._to_share(pipeline, self.step + 1, f"not behind after {self.labels} labels")
 
     def _to_share(self, pipeline: Pipeline, step: int, why: str) -> Decision:
         words = f"{why}: it answers {pipeline.rollout.shares[step]:.0%} of the entities"
@@ -274,7 +301,7 @@ class Trial(msgspec.Struct, kw_only=True):
     def enter(self, step: int, offset: int) -> None:
         """Go on with the share of this number. Labels of what was answered before say nothing of it: they may be late."""
         self.stage, self.step, self.since, self.stage_labels = "canary", step, offset, 0
-        self.stretch_labels, self.stretch_gain = 0, 0.0
+        self.own, self.newest = Stretch(), Stretch()
 
     def figures(self, task: str) -> Figures:
         """What the release record and `driftloop models` show."""

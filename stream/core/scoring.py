@@ -44,7 +44,7 @@ class BesideModel(NamedTuple):
     share: float = 0.0
 
     def answers(self, entity_id: str) -> bool:
-        """The same entities throughout a trial, others in the next; a growing share keeps those it has."""
+        """The same entities throughout a trial, others in the next; of two shares the smaller is a part of the larger."""
         if not self.share:
             return False
         base = self.ref.version.partition("@")[0]

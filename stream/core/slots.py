@@ -112,7 +112,8 @@ class Slots:
         return Roster(f"{self.champion.base}@{offset}", beside)
 
     def _share(self, trial: Trial) -> float:
-        return self._pipeline.rollout.shares[trial.step] if trial.stage == "canary" else 0.0
+        shares = self._pipeline.rollout.shares  # the file may have fewer by now
+        return shares[min(trial.step, len(shares) - 1)] if trial.stage == "canary" and shares else 0.0
 
     # -- changes -----------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ __all__ = ["LEFT_OUT", "Labelled", "LeftOut", "begins_of", "has_learned", "left_
 
 LEFT_OUT = "left_out"  # in the provenance of a base
 AFRESH = ("scratch", "transfer")  # what a retraining began with, if not with this pipeline's own models
+FORMER = "former"  # it began with its parent's parent, which has learned what the parent may not have
 
 
 class Labelled(NamedTuple):
@@ -79,11 +80,15 @@ def begins_of(lineage: Sequence[ModelBase]) -> list[int]:
         lineage: a base, its parent, and so on.
     """
     root = lineage[-1]
-    begins, first = [], root.offset if not root.learned else 0
+    oldest = first = root.offset if not root.learned else 0
+    begins: list[int] = []
     for base in reversed(lineage):
-        window = base.provenance.get("from_offset")
-        if base.provenance.get("start") in AFRESH and isinstance(window, int):
+        start, window = base.provenance.get("start"), base.provenance.get("from_offset")
+        if start in AFRESH and isinstance(window, int):
             first = window
+        elif start == FORMER:
+            older = zip(reversed(lineage), begins, strict=False)
+            first = next((its for one, its in older if one.name == base.provenance.get(FORMER)), oldest)
         begins.append(first)
     return begins[::-1]
 

@@ -14,7 +14,7 @@ from river import anomaly, linear_model, preprocessing
 from stream import Pipeline, Retrain, search_space
 from stream.adapters.artifact_files import ArtifactFiles
 from stream.adapters.file_pipelines import LoadedPipeline
-from stream.batch.candidates import base_before, champion_at
+from stream.batch.candidates import base_before, champion_at, find_former
 from stream.batch.comparing import compare, judge
 from stream.batch.fitting import fit
 from stream.batch.plans import Run
@@ -177,6 +177,46 @@ def test_a_champion_is_never_one_that_has_learned_what_it_is_judged_on(retrainin
         figures.append(compare(retraining.settings, retraining.loaded, run, source=source)["figures"]["champion"])
     assert figures[1] == figures[2]
     assert figures[0] == pytest.approx(figures[1], abs=0.02)  # it learned a few labels before they came
+
+
+@pytest.mark.integration
+def test_the_former_champion_is_a_candidate_again(retraining: Retraining):
+    """A model that was promoted and is no good after a change: the one before has gone on learning in the archive."""
+    retraining.load(families="logistic", retrain='{"trials": 3}')
+    records = examples(rows(1_500), 30)
+    source = retraining.write(records)
+    its = Run(retraining.settings, retraining.loaded, "run-1", source)
+    pipeline = retraining.loaded.pipeline
+
+    def put(offset: int, sign: int, provenance: dict[str, Any]) -> str:
+        model = pipeline.build()
+        for x, y in rows(2_000, seed=2):
+            model.learn_one({name: sign * value for name, value in x.items()}, y)
+        base = ModelBase(pipeline=pipeline.name, shard=0, offset=offset, model=model, provenance=provenance)
+        its.files.put_base(seal_base(base, configuration=its.configuration, key=its.keys[0]), base.name)
+        return base.name
+
+    good = put(100, 1, {})
+    bad = put(500, -1, {"parent": good, "start": "scratch"})
+    assert find_former(its, bad, 500) == good
+    assert find_former(its, bad, 499) is None, "there the champion's own line is the former's"
+    assert find_former(its, good, 500) is None, "it is the first"
+    assert find_former(its, put(501, -1, {"parent": "0badf00d"}), 600) is None, "its file is gone"
+    without = {"left_out": [{"from_offset": 200, "to_offset": 210}]}
+    assert find_former(its, put(502, -1, {"parent": good, **without}), 600) is None, (
+        "it has learned what was taken back"
+    )
+    searched(retraining, records, change_point=600, champion=bad)
+    assert its.plan().former == good
+    rows_of = {row["start"]: row for row in its.find("trials.json") if row["start"] != "scratch"}
+    assert rows_of.keys() == {"champion", "former"}
+    assert rows_of["former"]["figure"] > rows_of["champion"]["figure"] + 0.1
+    verdict = compare(retraining.settings, retraining.loaded, "run-1", source=source)
+    made = opened(retraining, fit(retraining.settings, retraining.loaded, "run-1", source=source)["base"])
+    assert verdict["accepted"], verdict["why"]
+    assert made.provenance["start"] == "former", rows_of
+    assert (made.provenance["former"], made.provenance["parent"]) == (good, bad)
+    assert state_digest(made.model) == state_digest(champion_at(its, good, 0, 1_500).model)
 
 
 def any_task(task: str) -> Pipeline:

@@ -141,3 +141,14 @@ def test_a_retraining_afresh_has_learned_its_window_only():
     assert begins_of([child, afresh, first]) == [50, 50, 0]
     assert nearest_base([child, afresh, first], early) is child
     assert nearest_base([afresh], late) is None
+
+
+def test_who_began_with_the_former_champion_has_learned_what_that_one_has():
+    """Its parent is the champion that it was compared with, a model made anew that has not."""
+    early, first = [Labelled(40, 40, "mallory")], base_at(0)
+    facts = {"start": "scratch", "from_offset": 50, "parent": first.name}
+    afresh = ModelBase(pipeline="cards", shard=0, offset=100, model=None, learned=9, provenance=facts)
+    facts = {"start": "former", "from_offset": 120, "parent": afresh.name, "former": first.name}
+    back = ModelBase(pipeline="cards", shard=0, offset=150, model=None, learned=9, provenance=facts)
+    assert begins_of([back, afresh, first]) == [0, 50, 0]
+    assert nearest_base([back, afresh, first], early) is afresh

@@ -185,7 +185,7 @@ function models() {
   }
   $("slots").replaceChildren(...(rows.length ? rows : [el("p", { class: "note" }, "No model yet.")]));
   $("trial").replaceChildren();
-  if (!trial) return rows.length && $("trial").append(el("p", { class: "note" }, "Nobody is on trial. A released candidate is scored beside the champion, then answers a growing share."));
+  if (!trial) return rows.length && $("trial").append(el("p", { class: "note" }, "Nobody is on trial. A released candidate is scored beside the champion, then answers a share that follows its labels."));
   const name = "mae_candidate" in trial ? "mae" : "accuracy";
   const pair = (k, v) => [el("dt", {}, k), el("dd", {}, v)];
   const wealth = el("div", { class: "chart wealth" }), rolling = el("div", { class: "chart wealth" });
