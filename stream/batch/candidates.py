@@ -127,23 +127,23 @@ def high_water_at(run: Run, name: str | None, shard: int, offset: int) -> dict[i
 
 
 def find_former(run: Run, champion: str | None, from_offset: int) -> str | None:
-    """The base of the champion before this one, if a candidate may start from it; after probation nothing else asks for it.
+    """The base of the champion that this one was compared with and has replaced, if a candidate may start from it; after
+    probation nothing else asks for it.
 
     None where the window begins before the champion does: there the champion's own line is the former's. None, too, where
-    the champion was built without labels that the former may have learned, or the former's file is gone.
+    the champion was built without labels that the former may have learned, or the former's file is gone or cannot be read.
     """
     if champion is None:
         return None
     its = open_base(run.files.get_base(champion), run.keys, pipeline=run.pipeline.name, extra_allowed=run.allowed)
     former = its.provenance.get("parent")
-    if not isinstance(former, str) or its.offset > from_offset:
+    if not isinstance(former, str) or its.offset > from_offset or run.files.find_file(f"bases/{former}.model") is None:
         return None
     try:
-        without = taken_back(run, former)
         base_before(run, former, its.shard, from_offset)
-    except (Unavailable, SnapshotRefused):
+    except SnapshotRefused:
         return None
-    return former if set(left_out_of(its.provenance)) <= set(without) else None
+    return former if set(left_out_of(its.provenance)) <= set(taken_back(run, former)) else None
 
 
 def find_transfer(run: Run, before_ms: int) -> str | None:

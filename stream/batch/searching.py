@@ -1,7 +1,7 @@
 """The search over a pipeline's parameters: Optuna's trials, spread over tasks that share one log in Redis.
 
 Each trial is one candidate, evaluated prequentially with the real label delay on the window's search part. The pipeline's
-current parameters from scratch, the champion going on as it is, and another pipeline's model (where declared) are one trial
+current parameters from scratch, the champion going on as it is, the one before it and another pipeline's model (where declared) are one trial
 each, because a warm start brings its own parameters; all others are sampled (TPE: Bergstra et al. 2011, "Algorithms for
 hyper-parameter optimization"). A trial whose figure is below the median of the others at the same point is given up.
 

@@ -5,7 +5,6 @@ without them. What comes of it is a base like any other.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import msgspec
 
@@ -21,7 +20,16 @@ from stream.core.lean_pickle import dump_model, load_model
 from stream.core.model_bases import ModelBase, configuration_of, open_base, seal_base
 from stream.core.rebuilding import unbroken
 from stream.core.records import Record
-from stream.core.unlearning import LEFT_OUT, Labelled, LeftOut, begins_of, has_learned, left_out_of, nearest_base
+from stream.core.unlearning import (
+    LEFT_OUT,
+    Labelled,
+    LeftOut,
+    begins_of,
+    has_learned,
+    learned_line,
+    left_out_of,
+    nearest_base,
+)
 from stream.errors import ConfigurationError, DriftloopError, StartupRefused, Unavailable
 from stream.messages import Example, Release
 from stream.pipeline import Pipeline
@@ -244,7 +252,7 @@ class _Unlearning:
 def lineage_of(
     settings: Settings, pipeline: Pipeline, read: Callable[[str], ModelBase], champion: str
 ) -> list[ModelBase]:
-    """A base, what it was made from or replaced, and so on to the first; bases whose file is gone are passed over.
+    """A base, what it was made from or replaced, and so on to the first (`learned_line`); bases whose file is gone are passed over.
 
     Raises SnapshotRefused, Unavailable: of the champion's own file.
     """
@@ -259,20 +267,13 @@ def lineage_of(
                 started = its.base
             elif its.action == "released":
                 parents[its.base] = its.parent
-    lineage = [read(champion)]
-    seen, name = {champion}, _parent_of(lineage[0], champion, parents) or started
-    while name is not None and name not in seen:
-        seen.add(name)
-        parent = parents.get(name)
+
+    def read_if_there(name: str) -> ModelBase | None:
         try:
-            lineage.append(read(name))
-            parent = _parent_of(lineage[-1], name, parents)
+            return read(name)
         except Unavailable:
-            pass  # its file is gone
-        name = parent or started
-    return lineage
+            if name == champion:
+                raise
+            return None
 
-
-def _parent_of(base: ModelBase, name: str, parents: dict[str, str | None]) -> str | None:
-    stated: Any = base.provenance.get("parent")
-    return stated if isinstance(stated, str) else parents.get(name)
+    return learned_line(champion, read_if_there, parents, started)

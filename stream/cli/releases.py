@@ -89,7 +89,7 @@ def history(
 
 
 def release(pipeline_file: PipelineFile, base: BaseName, reason: Reason = "") -> None:
-    """Roll a candidate out: beside the champion first, then to a growing share of entities, if labels speak for it."""
+    """Roll a candidate out: beside the champion first, then to shares of the entities, while labels speak for it."""
     from stream.batch import releasing
 
     loaded = load_pipeline(pipeline_file)

@@ -66,12 +66,12 @@ class Evidence(msgspec.Struct, array_like=True):
         if self.count_now < BLOCK:
             return False
         mean = self.sum_now / BLOCK
-        before, squares, known = self.scatter if len(self.scatter) == 3 else (mean, 0.0, -1)
+        before, squares, known = self.scatter if len(self.scatter) == 3 else (mean, 0.0, -1.0)
         if known >= BLOCKS_FIRST - 1:
             if self.interval is not None:
                 self.interval.add(mean, self._cut())
             gamble(self.log_better, self.log_worse, self._stake(mean))
-        self.scatter = (mean, squares + (mean - before) ** 2, known + 1)
+        self.scatter = (mean, squares + (mean - before) ** 2, known + 1.0)
         self.blocks += 1
         self.sum_now, self.count_now = 0.0, 0
         return True

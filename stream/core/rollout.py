@@ -80,7 +80,7 @@ class Trial(msgspec.Struct, kw_only=True):
     seen: int = 0  # labels of events that came since it began
     scored: int = 0
     failures: int = 0
-    won: bool = False  # and waits for a person; not for ever: see `_forward`
+    won: bool = False  # at the last share, and waits for a person
     evidence: Evidence = msgspec.field(default_factory=lambda: Evidence(interval=Interval()))
     segments: dict[str, dict[str, tuple[Losses, Evidence]]] = {}
     answers: tuple[dict[str, int], dict[str, int]] = msgspec.field(default_factory=lambda: ({}, {}))  # rival, base
@@ -214,6 +214,9 @@ class Trial(msgspec.Struct, kw_only=True):
         rollout = pipeline.rollout
         enough = self.stage_labels >= (rollout.shadow_labels if self.step < 0 else rollout.share_labels)
         last = self.step + 1 >= len(rollout.shares)
+        down = self._down(pipeline) if self.step >= 0 else None
+        if down is not None:
+            return down
         winning = self.evidence.better >= needed and self._rarest(pipeline.task) >= RAREST_MIN
         if winning and enough and last and rollout.promote == "automatic":
             words = f"better than the champion: evidence {self.evidence.better:.3g}, needed {needed:g}"
@@ -226,7 +229,7 @@ class Trial(msgspec.Struct, kw_only=True):
             if enough and not last and not self._behind:
                 return self._to_share(pipeline, 0, f"not behind after {self.labels} labels")
             return None
-        return self._down(pipeline) or (self._up(pipeline) if enough and not last else None)
+        return self._up(pipeline) if enough and not last else None
 
     def _down(self, pipeline: Pipeline) -> Decision | None:
         """A candidate that was good at first may be so no longer. All labels tell, also those of what came before this share."""
@@ -234,7 +237,7 @@ class Trial(msgspec.Struct, kw_only=True):
         if newest.labels < pipeline.rollout.share_labels:
             return None
         self.newest = Stretch()
-        below = min(self.step, len(pipeline.rollout.shares)) - 1  # the file may have fewer shares by now
+        below = min(self.step, len(pipeline.rollout.shares) - 1) - 1  # the file may have fewer shares by now
         if below < 0 or not newest.clearly_behind:
             return None
         self.won = False

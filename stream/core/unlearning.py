@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -13,11 +13,10 @@ from stream.core.records import Record
 from stream.errors import ConfigurationError
 from stream.messages import Example
 
-__all__ = ["LEFT_OUT", "Labelled", "LeftOut", "begins_of", "has_learned", "left_out_of", "nearest_base"]
+__all__ = ["LEFT_OUT", "Labelled", "LeftOut", "begins_of", "has_learned", "learned_line", "left_out_of", "nearest_base"]
 
 LEFT_OUT = "left_out"  # in the provenance of a base
 AFRESH = ("scratch", "transfer")  # what a retraining began with, if not with this pipeline's own models
-FORMER = "former"  # it began with its parent's parent, which has learned what the parent may not have
 
 
 class Labelled(NamedTuple):
@@ -73,22 +72,54 @@ def left_out_of(provenance: Mapping[str, Any]) -> tuple[LeftOut, ...]:
         raise ConfigurationError("provenance", LEFT_OUT, f"it cannot be read: {error}") from error
 
 
+def learned_line(
+    champion: str, read: Callable[[str], ModelBase | None], released: Mapping[str, str | None], started: str | None
+) -> list[ModelBase]:
+    """A base, what it went on from, and so on to the first; of one that was made anew, the champion of that time.
+
+    A retraining that starts from "champion" goes on from the newest base of the champion's line that had begun before its window; from
+    "former", from a base that it names (`batch.candidates`). What it only was compared with is no part of it.
+
+    Args:
+        read: None: the file is gone, and the base is passed over.
+        released: base -> its champion at the release; for bases that state no parent.
+        started: the pipeline's first model.
+    """
+
+    def parent_of(base: ModelBase, name: str) -> str | None:
+        stated: Any = base.provenance.get("parent")
+        return stated if isinstance(stated, str) else released.get(name)
+
+    line: list[ModelBase] = []
+    seen: set[str] = set()
+    name: str | None = champion
+    begun_by: int | None = None
+    while name is not None and name not in seen:
+        seen.add(name)
+        base = read(name)
+        before = released.get(name) if base is None else parent_of(base, name)
+        if base is not None and (begun_by is None or base.offset <= begun_by):
+            line.append(base)
+            start, window, former = (base.provenance.get(key) for key in ("start", "from_offset", "former"))
+            begun_by = window if start == "champion" and isinstance(window, int) else None
+            if start == "former" and isinstance(former, str):
+                before = former
+        name = before or started
+    return line
+
+
 def begins_of(lineage: Sequence[ModelBase]) -> list[int]:
     """By base, the first example that it may have learned: of one that a retraining made anew, where its window begins.
 
     Args:
-        lineage: a base, its parent, and so on.
+        lineage: as `learned_line` has it.
     """
     root = lineage[-1]
-    oldest = first = root.offset if not root.learned else 0
-    begins: list[int] = []
+    begins, first = [], root.offset if not root.learned else 0
     for base in reversed(lineage):
-        start, window = base.provenance.get("start"), base.provenance.get("from_offset")
-        if start in AFRESH and isinstance(window, int):
+        window = base.provenance.get("from_offset")
+        if base.provenance.get("start") in AFRESH and isinstance(window, int):
             first = window
-        elif start == FORMER:
-            older = zip(reversed(lineage), begins, strict=False)
-            first = next((its for one, its in older if one.name == base.provenance.get(FORMER)), oldest)
         begins.append(first)
     return begins[::-1]
 

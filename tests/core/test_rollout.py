@@ -462,7 +462,29 @@ def test_fewer_shares_in_the_file_than_the_trial_has_gone_through():
         beside = live.step.slots.roster(live.step.offset).beside
         assert beside is not None and beside.share == now
         live.guesses[base] = right(0.5)
+        live.releases.clear()
         live.run(400)
+        assert shares_of(live) == [], "there is no share below"
+    live.pipeline = cards(model=build, rollout=msgspec_replace(QUICK, shares=(0.2, 0.3)))
+    live.step = live.fresh()
+    live.step.restore(snapshot.models)
+    trial = live.step.slots.trial
+    assert trial is not None
+    trial.step = 2
+    live.run(400)
+    assert shares_of(live)[:1] == [0.2]
+
+
+def test_who_is_clearly_behind_now_is_not_promoted():
+    """Evidence for all that came before is there already when the last share has been served."""
+    live = Live(cards(model=build, rollout=msgspec_replace(QUICK, shadow_labels=2_000)))
+    live.run(300)
+    base = at_the_last_share(live, right(0.95))
+    trial = live.step.slots.trial
+    assert trial is not None and trial.evidence.better > 20
+    live.guesses[base] = right(0.3)
+    live.run(3 * QUICK.share_labels)
+    assert live.actions()[-1] == "canary" and shares_of(live)[-1] == 0.1
 
 
 def msgspec_replace(rollout: Rollout, **changes: Any) -> Rollout:

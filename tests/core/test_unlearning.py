@@ -12,7 +12,7 @@ from stream.core.digest import state_digest
 from stream.core.examples import Follower
 from stream.core.model_bases import ModelBase
 from stream.core.records import Record
-from stream.core.unlearning import LEFT_OUT, Labelled, LeftOut, begins_of, left_out_of, nearest_base
+from stream.core.unlearning import LEFT_OUT, Labelled, LeftOut, begins_of, learned_line, left_out_of, nearest_base
 from stream.errors import ConfigurationError
 from stream.pipeline import Pipeline
 from tests.support.examples import example
@@ -143,12 +143,31 @@ def test_a_retraining_afresh_has_learned_its_window_only():
     assert nearest_base([afresh], late) is None
 
 
-def test_who_began_with_the_former_champion_has_learned_what_that_one_has():
-    """Its parent is the champion that it was compared with, a model made anew that has not."""
+def test_the_line_is_what_was_learned_from_and_not_what_was_compared():
+    """The champion of the time made anew, models that went on from before it, or from the one before."""
+
+    def made(offset: int, start: str, window: int, parent: ModelBase, **facts: Any) -> ModelBase:
+        its = {"start": start, "from_offset": window, "parent": parent.name, **facts}
+        return ModelBase(pipeline="cards", shard=0, offset=offset, model=None, learned=9, provenance=its)
+
     early, first = [Labelled(40, 40, "mallory")], base_at(0)
-    facts = {"start": "scratch", "from_offset": 50, "parent": first.name}
-    afresh = ModelBase(pipeline="cards", shard=0, offset=100, model=None, learned=9, provenance=facts)
-    facts = {"start": "former", "from_offset": 120, "parent": afresh.name, "former": first.name}
-    back = ModelBase(pipeline="cards", shard=0, offset=150, model=None, learned=9, provenance=facts)
-    assert begins_of([back, afresh, first]) == [0, 50, 0]
-    assert nearest_base([back, afresh, first], early) is afresh
+    afresh = made(100, "scratch", 50, first)
+    onward = made(150, "champion", 120, afresh)
+    earlier = made(200, "champion", 10, afresh)  # a run by the clock: its window begins before the champion does
+    back = made(250, "former", 120, afresh, former=first.name)
+    unstated = base_at(300)
+    files = {one.name: one for one in (first, afresh, onward, earlier, back, unstated)}
+    released = {unstated.name: afresh.name}
+    expected = {
+        onward.name: ([onward, afresh, first], [50, 50, 0], onward),
+        earlier.name: ([earlier, first], [0, 0], first),
+        back.name: ([back, first], [0, 0], first),
+        unstated.name: ([unstated, afresh, first], [50, 50, 0], unstated),
+    }
+    for name, (line, begins, restored) in expected.items():
+        found = learned_line(name, files.get, released, first.name)
+        assert found == line
+        assert begins_of(found) == begins
+        assert nearest_base(found, early) is restored
+    without = {name: one for name, one in files.items() if one is not afresh}
+    assert learned_line(onward.name, without.get, released, first.name) == [onward, first]
