@@ -31,7 +31,7 @@ from stream.core.slots import Command
 from stream.messages import CHAMPION, Drift, Example, ModelRef, Served, Source
 from stream.ports import Outgoing
 
-__all__ = ["Live", "Log", "Retraining", "release"]
+__all__ = ["Live", "Log", "Retraining", "example_of", "release"]
 
 KEYS = (b"a simulation's snapshots go nowhere",)
 MINUTE_MS = 60_000
@@ -141,7 +141,7 @@ class Live:
         if number >= IGNORED:
             self.evaluation.update(event.label, given)
         if self._until is None or number < self._until:
-            self._waiting[number] = _example(number, event, answers, slot, self.delay)
+            self._waiting[number] = example_of(number, event, answers, slot, self.delay)
 
     def _label(self, number: int) -> list[Outgoing]:
         value = msgspec.json.encode(self._waiting.pop(number))
@@ -151,7 +151,7 @@ class Live:
         return self.learner.step([record])
 
 
-def _example(number: int, event: Event, answers: dict[str, Served], slot: str, delay: int) -> Example:
+def example_of(number: int, event: Event, answers: dict[str, Served], slot: str, delay: int) -> Example:
     at_ms = START_MS + number * MINUTE_MS
     return Example(
         event_id=f"e{number}", entity_id=event.entity, occurred_at_ms=at_ms, features=event.features, served=answers,

@@ -1,7 +1,7 @@
 """How often a candidate that is no better wins, how soon one that is better does, and how often its share changes.
 
-No broker is needed: the trial's evidence is fed with differences of losses, whole trials with answers. Nulls: independent, in bursts, and the real errors
-of two models on elec2 whose blocks of 256 are given to the one or the other by a coin.
+No broker is needed: the trial's evidence is fed with differences of losses, whole trials with answers. Nulls: independent, in
+bursts, and the real errors of two models on elec2 whose blocks of 256 are given to the one or the other by a coin.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from river import linear_model, optim, preprocessing
 
 from bench.drift import DATA, elec2
 from bench.harness import figure
+from bench.loop import example_of
+from bench.streams import Event
 from stream import Pipeline
 from stream.core.evidence import Evidence
 from stream.core.rollout import Trial
-from stream.messages import CHALLENGER, CHAMPION, Example, Served, Source
+from stream.messages import CHALLENGER, CHAMPION, Example, Served
 
 __all__ = ["run"]
 
@@ -91,11 +93,7 @@ def _example(number: int, gain: float, label: bool, scored_at: int) -> Example:
         prediction = label if right else not label
         probability = 0.7 if prediction else 0.3
         served[slot] = Served(f"{base}@{scored_at}", prediction, {"false": 1 - probability, "true": probability})
-    return Example(
-        event_id=f"e{number}", entity_id="k", occurred_at_ms=number, features={"x": 0.0}, served=served, label=label,
-        label_source="bench", labelled_at_ms=number, timing="on_time", partition=0, sequence=number + 1,
-        event_source=Source("events", 0, number),
-    )  # fmt: skip
+    return example_of(number, Event("k", {"x": 0.0}, label), served, CHAMPION, 0)
 
 
 def _won_at(gains: Sequence[float]) -> int | None:

@@ -62,9 +62,7 @@ def base_before(run: Run, name: str | None, shard: int, offset: int) -> ModelBas
             if name == _fresh(run, shard).name:
                 break
             raise
-        base = open_base(
-            data, run.keys, pipeline=run.pipeline.name, configuration=run.configuration, extra_allowed=run.allowed
-        )
+        base = _opened(run, data, run.configuration)
         if base.offset <= offset:
             return base
         name = base.provenance.get("parent")
@@ -79,13 +77,17 @@ def line_start(run: Run, name: str | None) -> int:
     start, found = 0, False
     while name is not None:
         try:
-            base = open_base(run.files.get_base(name), run.keys, pipeline=run.pipeline.name, extra_allowed=run.allowed)
+            base = _opened(run, run.files.get_base(name))
         except (Unavailable, SnapshotRefused):
             if not found:
                 raise
             break  # an old file was deleted, or its key was retired: retraining goes on from what is left
         start, name, found = base.offset, base.provenance.get("parent"), True
     return start
+
+
+def _opened(run: Run, data: bytes, configuration: str | None = None) -> ModelBase:
+    return open_base(data, run.keys, pipeline=run.pipeline.name, configuration=configuration, extra_allowed=run.allowed)
 
 
 def _fresh(run: Run, shard: int) -> ModelBase:
@@ -116,8 +118,7 @@ def taken_back(run: Run, name: str | None) -> tuple[LeftOut, ...]:
     """Examples that the champion was built without; what is retrained from it is built without them, too."""
     if name is None:
         return ()
-    data = run.files.get_base(name)
-    return left_out_of(open_base(data, run.keys, pipeline=run.pipeline.name, extra_allowed=run.allowed).provenance)
+    return left_out_of(_opened(run, run.files.get_base(name)).provenance)
 
 
 def high_water_at(run: Run, name: str | None, shard: int, offset: int) -> dict[int, int]:
@@ -135,7 +136,7 @@ def find_former(run: Run, champion: str | None, from_offset: int) -> str | None:
     """
     if champion is None:
         return None
-    its = open_base(run.files.get_base(champion), run.keys, pipeline=run.pipeline.name, extra_allowed=run.allowed)
+    its = _opened(run, run.files.get_base(champion))
     former = its.provenance.get("parent")
     if not isinstance(former, str) or its.offset > from_offset or run.files.find_file(f"bases/{former}.model") is None:
         return None

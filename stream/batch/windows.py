@@ -85,14 +85,13 @@ def choose_window(
         to_offset=to,
         labels=len(lessons),
     )
-    searched = [one for one in lessons if one.offset < window.split_offset]
-    for what, part, mark in (("search", searched, window.score_offset), ("compare", lessons, window.split_offset)):
-        found = _scored(part, mark)
+    searched, compared = _scorable(lessons, split)
+    for what, labels, found in (("search", split, searched), ("compare", len(lessons), compared)):
         if found < SCORED_MIN:
             full = to - first == rules.window_max  # then it moves on, and never holds more
             remedy = "raise retrain.window_max" if full else "wait for more"
             return _refused(
-                f"{found} of the {len(part)} labels {since} are of events that came after the labels before them were "
+                f"{found} of the {labels} labels {since} are of events that came after the labels before them were "
                 f"known, the {what} needs {SCORED_MIN}: labels take long, {remedy}"
             )
     return {"window": msgspec.to_builtins(window), "why": ""}
@@ -102,20 +101,22 @@ def _split(lessons: list[Lesson], share: float) -> int:
     """Where the compared part begins: with the last `share` of the labels; where labels take long, earlier, so that of the
     lessons that can be scored at all `share` are compared, and the others choose between trials.
 
-    A lesson can be scored in its part if its event came after all that the part is learned from was known. Labels may come in
-    bulk, so what can be scored goes up and down with the split: some hundred are tried, the latest first.
+    Labels may come in bulk, so what can be scored goes up and down with the split: some hundred are tried, the latest first.
     """
     latest = round(len(lessons) * (1.0 - share))
     for split in range(latest, 0, -max(1, latest // SPLITS)):
-        searched = _scored(lessons[:split], lessons[int(split * FIT_SHARE)].offset)
-        compared = _scored(lessons, lessons[split].offset)
+        searched, compared = _scorable(lessons, split)
         if min(searched, compared) >= SCORED_MIN and compared * (1.0 - share) >= searched * share:
             return split
     return latest
 
 
-def _scored(lessons: list[Lesson], mark: int) -> int:
-    return sum(scored_lessons(lessons, mark))
+def _scorable(lessons: list[Lesson], split: int) -> tuple[int, int]:
+    """How many lessons can be scored in the search, and how many compared: those whose event came after all that their part
+    is learned from was known.
+    """
+    searched = scored_lessons(lessons[:split], lessons[int(split * FIT_SHARE)].offset)
+    return sum(searched), sum(scored_lessons(lessons, lessons[split].offset))
 
 
 def _refused(why: str) -> dict[str, Any]:

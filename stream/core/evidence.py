@@ -47,10 +47,9 @@ class Evidence(msgspec.Struct, array_like=True):
     True
     """
 
-    blocks: int = 0
-    scatter: tuple[
-        float, ...
-    ] = ()  # last mean, sum of squared differences between neighbours, how many; or an old version's
+    blocks: int = 0  # nobody reads it any more; stored evidence is an array, in which it has its place
+    # Last mean, sum of squared differences between neighbours, how many; of two numbers: an earlier version's, of no use.
+    scatter: tuple[float, ...] = ()
     sum_now: float = 0.0
     count_now: int = 0
     total: float = 0.0
@@ -72,7 +71,6 @@ class Evidence(msgspec.Struct, array_like=True):
                 self.interval.add(mean, self._cut())
             gamble(self.log_better, self.log_worse, self._stake(mean))
         self.scatter = (mean, squares + (mean - before) ** 2, known + 1.0)
-        self.blocks += 1
         self.sum_now, self.count_now = 0.0, 0
         return True
 
@@ -93,7 +91,7 @@ class Evidence(msgspec.Struct, array_like=True):
 
     def again(self) -> Evidence:
         """Nothing is known of who is better, but how far block means scatter is."""
-        return Evidence(blocks=self.blocks, scatter=self.scatter, interval=Interval())
+        return Evidence(scatter=self.scatter, interval=Interval())
 
     @property
     def better(self) -> float:

@@ -237,7 +237,7 @@ class Trial(msgspec.Struct, kw_only=True):
         if newest.labels < pipeline.rollout.share_labels:
             return None
         self.newest = Stretch()
-        below = min(self.step, len(pipeline.rollout.shares) - 1) - 1  # the file may have fewer shares by now
+        below = self._place(pipeline) - 1
         if below < 0 or not newest.clearly_behind:
             return None
         self.won = False
@@ -252,6 +252,15 @@ class Trial(msgspec.Struct, kw_only=True):
         if own.gain < 0.0 or self._behind:
             return None
         return self._to_share(pipeline, self.step + 1, f"not behind after {self.labels} labels")
+
+    def share(self, pipeline: Pipeline) -> float:
+        """The share of the entities that the one on trial answers."""
+        place = self._place(pipeline)
+        return pipeline.rollout.shares[place] if place >= 0 else 0.0
+
+    def _place(self, pipeline: Pipeline) -> int:
+        """The number of its share, -1 for none; the file may have fewer by now than the trial has gone through."""
+        return min(self.step, len(pipeline.rollout.shares) - 1)
 
     def _to_share(self, pipeline: Pipeline, step: int, why: str) -> Decision:
         words = f"{why}: it answers {pipeline.rollout.shares[step]:.0%} of the entities"

@@ -108,12 +108,8 @@ class Slots:
         beside, trial = None, self.trial
         if trial is not None:
             slot = PREVIOUS if trial.stage == "probation" else CHALLENGER
-            beside = Beside(slot, f"{self.pupils[slot].base}@{offset}", self._share(trial), trial.trial_id)
+            beside = Beside(slot, f"{self.pupils[slot].base}@{offset}", trial.share(self._pipeline), trial.trial_id)
         return Roster(f"{self.champion.base}@{offset}", beside)
-
-    def _share(self, trial: Trial) -> float:
-        shares = self._pipeline.rollout.shares  # the file may have fewer by now
-        return shares[min(trial.step, len(shares) - 1)] if trial.stage == "canary" and shares else 0.0
 
     # -- changes -----------------------------------------------------------------------------------------------------
 
@@ -200,7 +196,7 @@ class Slots:
         by, reason, evidence = f"rule:{decision.rule}", decision.reason, decision.evidence
         if decision.action == "canary":
             trial.enter(decision.step, offset)
-            self._record("canary", trial.base, offset, by, reason, evidence, at_ms, self._share(trial))
+            self._record("canary", trial.base, offset, by, reason, evidence, at_ms, trial.share(self._pipeline))
         elif decision.action == "promoted":
             self._promote(offset, by, reason, evidence, at_ms)
         elif decision.action == "rejected":
@@ -300,7 +296,7 @@ class Slots:
                 "base": trial.base,
                 "rival": trial.rival,
                 "stage": trial.stage,
-                "share": self._share(trial),
+                "share": trial.share(self._pipeline),
                 "won": trial.won,
                 "needed": 1.0 / self._pipeline.rollout.alpha,
                 **trial.figures(self._pipeline.task),

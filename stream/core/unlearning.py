@@ -86,10 +86,6 @@ def learned_line(
         started: the pipeline's first model.
     """
 
-    def parent_of(base: ModelBase, name: str) -> str | None:
-        stated: Any = base.provenance.get("parent")
-        return stated if isinstance(stated, str) else released.get(name)
-
     line: list[ModelBase] = []
     seen: set[str] = set()
     name: str | None = champion
@@ -97,10 +93,12 @@ def learned_line(
     while name is not None and name not in seen:
         seen.add(name)
         base = read(name)
-        before = released.get(name) if base is None else parent_of(base, name)
+        facts = {} if base is None else base.provenance
+        parent, former = facts.get("parent"), facts.get("former")
+        before = parent if isinstance(parent, str) else released.get(name)
         if base is not None and (begun_by is None or base.offset <= begun_by):
             line.append(base)
-            start, window, former = (base.provenance.get(key) for key in ("start", "from_offset", "former"))
+            start, window = facts.get("start"), facts.get("from_offset")
             begun_by = window if start == "champion" and isinstance(window, int) else None
             if start == "former" and isinstance(former, str):
                 before = former
